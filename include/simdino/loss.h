@@ -1,0 +1,136 @@
+/* loss.h - the coding rate, rate reduction, and the SimDINO loss, each with its gradient.
+ *
+ * The coding rate of n rows z_i of d numbers,
+ *     R(Z) = 1/2 log det( I + d/(n eps_sq) Z'Z ),
+ * measures (in nats) how much room the rows take up: 0 for rows of zeros, small when they have
+ * collapsed onto a few directions, largest when they fill all of them. SimDINO maximises it.
+ *
+ * `eps_sq` is the square of the paper's epsilon; the official code calls it --eps.
+ * All functions here are thread-safe and use no context unless they take one.
+ */
+#ifndef SIMDINO_LOSS_H
+#define SIMDINO_LOSS_H
+
+#include <simdino/base.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- simple: one call ---------------------------------------------------------------------- */
+
+/* Coding rate of Z (n rows of d floats, row r at z + r*ldz, ldz >= d) and its gradient.
+ *   rate   receives R(Z); may be NULL.
+ *   grad   receives dR/dZ, n rows of d at grad + r*ldg, ldg >= d; may be NULL (ldg is ignored then);
+ *          must not overlap z.
+ * Works on the smaller of Z'Z and ZZ', with a Cholesky factorisation in double precision; rank-deficient Z, n < d,
+ * n = 1, d = 1 and tiny eps_sq are all fine. Relative accuracy 1e-5 or better.
+ * Allocates its working space with malloc (see sd_coding_rate_plan to avoid that).
+ * Errors: SD_ERR_ARGUMENT (n or d 0, ld too small, eps_sq not positive and finite),
+ * SD_ERR_NUMERIC (NaN or infinity in Z, or a result that is not finite), SD_ERR_MEMORY. */
+SD_API sd_status sd_coding_rate(const float *z, size_t n, size_t d, size_t ldz, double eps_sq,
+                                double *rate, float *grad, size_t ldg);
+
+/* The same in double precision throughout; relative accuracy 1e-10 or better. */
+SD_API sd_status sd_coding_rate_f64(const double *z, size_t n, size_t d, size_t ldz, double eps_sq,
+                                    double *rate, double *grad, size_t ldg);
+
+/* The same from a second-moment matrix G = Z'Z (d x d, symmetric, both triangles filled, row r at gram + r*ldg) of
+ * n_total rows, which may have been accumulated over batches or summed over processes.
+ *   dgram  receives dR/dG (symmetric; dR/dZ = 2 Z dR/dG), row r at dgram + r*lddg; may be NULL.
+ * Errors: as above; SD_ERR_NUMERIC also when G is not positive semi-definite: sd_last_error() tells the pivot. */
+SD_API sd_status sd_coding_rate_gram(const double *gram, size_t d, size_t ldg, double n_total, double eps_sq,
+                                     double *rate, double *dgram, size_t lddg);
+
+/* The factor that balances expansion against compression, gamma = (d + n) / (d n), for n rows of width d (the
+ * official code's (p + N m) / (p N m)). 0 when n or d is 0. */
+SD_API double sd_coding_rate_gamma(size_t n, size_t d);
+
+/* ---- a plan: no allocation per call -------------------------------------------------------- */
+
+/* Working space for up to n_max rows of width up to d_max. One plan per thread. */
+typedef struct sd_coding_rate_plan sd_coding_rate_plan;
+
+/* context may be NULL: then memory comes from malloc.
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_MEMORY. */
+SD_API sd_status sd_coding_rate_plan_create(sd_context *context, size_t n_max, size_t d_max,
+                                            sd_coding_rate_plan **plan);
+SD_API void sd_coding_rate_plan_destroy(sd_coding_rate_plan *plan);
+
+/* As the functions above, without allocating. SD_ERR_ARGUMENT when n or d exceeds the plan's. */
+SD_API sd_status sd_coding_rate_plan_run(sd_coding_rate_plan *plan, const float *z, size_t n, size_t d, size_t ldz,
+                                         double eps_sq, double *rate, float *grad, size_t ldg);
+SD_API sd_status sd_coding_rate_plan_run_f64(sd_coding_rate_plan *plan, const double *z, size_t n, size_t d,
+                                             size_t ldz, double eps_sq, double *rate, double *grad, size_t ldg);
+SD_API sd_status sd_coding_rate_plan_run_gram(sd_coding_rate_plan *plan, const double *gram, size_t d, size_t ldg,
+                                              double n_total, double eps_sq, double *rate, double *dgram,
+                                              size_t lddg);
+
+/* ---- rate reduction (MCR2) ----------------------------------------------------------------- */
+
+/* Delta R = R(Z) - sum_k (n_k / n) R(Z_k) over the classes k of `labels` (n values in [0, classes)), R(Z_k) with the scale
+ * d/(n_k eps_sq) of its own n_k rows; empty classes count nothing (Yu et al., NeurIPS 2020).
+ *   reduction, whole, parts   receive Delta R, R(Z), and the weighted sum; each may be NULL.
+ *   grad                      receives d(Delta R)/dZ; may be NULL.
+ * Errors: as sd_coding_rate; SD_ERR_ARGUMENT also for a label outside [0, classes). */
+SD_API sd_status sd_rate_reduction(const float *z, size_t n, size_t d, size_t ldz, const int32_t *labels,
+                                   size_t classes, double eps_sq, double *reduction, double *whole, double *parts,
+                                   float *grad, size_t ldg);
+SD_API sd_status sd_rate_reduction_f64(const double *z, size_t n, size_t d, size_t ldz, const int32_t *labels,
+                                       size_t classes, double eps_sq, double *reduction, double *whole, double *parts,
+                                       double *grad, size_t ldg);
+
+/* ---- the SimDINO loss ---------------------------------------------------------------------- */
+
+typedef struct sd_simdino_config {
+    size_t size;
+    double eps_sq;      /* default 0.05 */
+    double coeff;       /* weight of compression, default 1 */
+    int32_t expa_type;  /* expansion of W = student's global view (0), or (student + teacher)/2 (1, default) */
+    int32_t groups;     /* N: the batch is split into this many equal groups of consecutive samples, as
+                           N processes would hold it; default 1 */
+    int32_t reduce_gram;/* 1: the Grams of the groups are summed before the determinant (the official
+                           reduce_cov=1); 0 (default): each group has its own rate, and the mean counts. With
+                           groups = 1 both are the same. In both cases N m rows enter scale and gamma, as
+                           in the official code. */
+    int32_t normalized; /* 1 (default): compression uses the plain dot product, rows being of length 1 already;
+                           0: it divides by the norms (clamped at 1e-8), as SimDINO's cosine_similarity does */
+} sd_simdino_config;
+
+SD_API void sd_simdino_config_init(sd_simdino_config *config);
+
+typedef struct sd_simdino_result {
+    double loss;           /* -coeff * compression - expansion */
+    double compression;    /* mean cosine of (teacher global view, student view) pairs of different views */
+    double expansion;      /* gamma * mean of R(W_i) over the two global views */
+    double rate;           /* mean of R(W_i) without gamma */
+    double effective_rank; /* (tr G)^2 / tr(G^2), G = S'S of the student's first global view: between 1 and min(m, p) */
+    double similarity;     /* mean cosine between different samples of that view: near 1 when collapsed */
+} sd_simdino_result;
+
+typedef struct sd_simdino_loss sd_simdino_loss;
+
+/* A loss for batches of up to max_samples (m), of max_views views (2 global first, then local), with features of
+ * width dim (p). Owns all working space: evaluating allocates nothing.
+ * context may be NULL: then memory comes from malloc.
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_MEMORY. */
+SD_API sd_status sd_simdino_loss_create(sd_context *context, const sd_simdino_config *config, size_t max_samples,
+                                        size_t max_views, size_t dim, sd_simdino_loss **loss);
+SD_API void sd_simdino_loss_destroy(sd_simdino_loss *loss);
+
+/* Value and gradient (design: compression = mean over teacher global view i, student view j, i != j).
+ *   student  views*samples rows of dim, view after view, rows contiguous (leading dimension dim)
+ *   teacher  2*samples rows of dim; carries no gradient
+ *   grad     receives d loss / d student, same shape; may be NULL. With groups > 1: the gradient of
+ *            the mean of the groups' losses, which is what data-parallel training averages to.
+ * result     the means over groups.
+ * views >= 2; with views = 2 compression pairs the two global views with each other.
+ * Errors: SD_ERR_ARGUMENT (sizes beyond those of creation, samples not a multiple of groups), SD_ERR_NUMERIC (NaN or
+ * infinity in a feature, or a factorisation that failed: sd_last_error() names view, group and pivot). */
+SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *student, const float *teacher,
+                                          size_t samples, size_t views, float *grad, sd_simdino_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,169 @@
+/* model.h - the network: a vision transformer and a projection head, forward and backward.
+ *
+ * This is the primitive level: a host that only wants to pretrain uses train.h, one that only wants features embed.h.
+ *
+ * All parameters of a model are one flat array of floats; a table tells name, shape and place of each tensor. Gradients, a teacher
+ * and optimizer moments are arrays of the same layout.
+ */
+#ifndef SIMDINO_MODEL_H
+#define SIMDINO_MODEL_H
+
+#include <simdino/base.h>
+#include <simdino/data.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- configuration ------------------------------------------------------------------------- */
+
+typedef struct sd_model_config {
+    size_t size;
+    /* backbone: pre-norm vision transformer (LayerNorm eps 1e-6, exact GELU, biases everywhere) */
+    int32_t image_size;     /* side whose patch grid the position embedding is learned for; default 224 */
+    int32_t patch_size;     /* default 16 */
+    int32_t channels;       /* 1..16, default 3 */
+    int32_t dim;            /* width, default 384 */
+    int32_t depth;          /* blocks, default 12 */
+    int32_t heads;          /* default 6; must divide dim */
+    double mlp_ratio;       /* hidden width of the MLP / dim, default 4 */
+    double drop_path;       /* stochastic depth rate of the last block, growing linearly from 0; default 0.1 */
+    double interpolate_offset; /* added to the patch grid when the position embedding is interpolated; default 0.1 (DINO) */
+    /* projection head: Linear-GELU-...-Linear, then rows divided by their length */
+    int32_t head_layers;    /* linear layers, default 3; 0: no head */
+    int32_t head_hidden;    /* default 2048 */
+    int32_t head_dim;       /* width of its output, default 256 */
+} sd_model_config;
+
+SD_API void sd_model_config_init(sd_model_config *config); /* ViT-S/16 with SimDINO's head */
+
+/* Sets dim, depth and heads to those of "tiny" (192/12/3), "small" (384/12/6), "base" (768/12/12) or "large" (1024/24/16).
+ * Errors: SD_ERR_ARGUMENT for another name. */
+SD_API sd_status sd_model_config_preset(sd_model_config *config, const char *name);
+
+/* ---- model --------------------------------------------------------------------------------- */
+
+typedef struct sd_model sd_model;
+
+/* Makes a model whose parameters are all zero: call sd_model_initialize or fill sd_model_parameters.
+ * Errors: SD_ERR_ARGUMENT (names the setting), SD_ERR_MEMORY. */
+SD_API sd_status sd_model_create(sd_context *context, const sd_model_config *config, sd_model **model);
+SD_API void sd_model_destroy(sd_model *model);
+
+/* The official initialisation: weights and tokens truncated normal with deviation 0.02, biases 0, norm
+ * weights 1; the patch projection uniform in +-1/sqrt(fan_in), as PyTorch's convolution. Same seed, same numbers. */
+SD_API void sd_model_initialize(sd_model *model, uint64_t seed);
+
+/* The configuration as created. `config->size` is set by the caller. Errors: SD_ERR_ARGUMENT. */
+SD_API sd_status sd_model_get_config(const sd_model *model, sd_model_config *config);
+
+/* The flat parameters, sd_model_parameter_count floats, and a copy between two models of equal layout. */
+SD_API size_t sd_model_parameter_count(const sd_model *model);
+SD_API float *sd_model_parameters(sd_model *model);
+SD_API const float *sd_model_parameters_const(const sd_model *model);
+SD_API sd_status sd_model_copy(sd_model *to, const sd_model *from); /* SD_ERR_MISMATCH */
+
+typedef struct sd_tensor_info {
+    const char *name;   /* official state-dict name with "backbone." or "head." before it */
+    int64_t shape[4];
+    int32_t dimensions; /* 1..4 */
+    int32_t decay;      /* 1: weight decay applies; 0: bias or one-dimensional */
+    size_t offset;      /* of its first element in the flat array */
+    size_t count;       /* of its elements */
+    int32_t layer;      /* 0: tokens and patch embedding, 1..depth: blocks, depth+1: final norm and head */
+} sd_tensor_info;
+
+SD_API size_t sd_model_tensor_count(const sd_model *model);
+/* `index` in [0, tensor count): else NULL. */
+SD_API const sd_tensor_info *sd_model_tensor(const sd_model *model, size_t index);
+/* By name, e.g. "backbone.blocks.0.attn.qkv.weight". NULL when there is none. */
+SD_API const sd_tensor_info *sd_model_find_tensor(const sd_model *model, const char *name);
+
+/* ---- forward and backward ------------------------------------------------------------------ */
+
+/* A group of images of one size: count x channels x height x width floats, normalised. Height and width must be multiples of the patch
+ * size. */
+typedef struct sd_image_group {
+    const float *pixels;
+    size_t count, height, width;
+} sd_image_group;
+
+/* What an activations object must be able to hold. */
+typedef enum sd_activation_mode {
+    SD_ACTIVATIONS_INFERENCE = 0, /* forward only; memory for one piece of work per thread */
+    SD_ACTIVATIONS_SPEED = 1,     /* backward possible, everything that it needs is stored */
+    SD_ACTIVATIONS_MEMORY = 2     /* backward possible; only the input of each block is stored, the rest is computed again */
+} sd_activation_mode;
+
+/* Working memory for one forward (and backward) pass of a batch, planned once. One pass at a time. */
+typedef struct sd_activations sd_activations;
+
+/* Room for batches of up to group_count groups, group g of up to shapes[g].count images of its size (pixels are ignored).
+ *   all_tokens  1: the last block is computed for all tokens, so that sd_forward_outputs' tokens may be asked for; 0: only for the class
+ *               tokens, which is faster.
+ * The model is borrowed until destroy. Errors: SD_ERR_ARGUMENT, SD_ERR_MEMORY. */
+SD_API sd_status sd_activations_create(const sd_model *model, const sd_image_group *shapes, size_t group_count,
+                                       sd_activation_mode mode, int32_t all_tokens, sd_activations **activations);
+SD_API void sd_activations_destroy(sd_activations *activations);
+/* Bytes that it holds. */
+SD_API size_t sd_activations_memory(const sd_activations *activations);
+
+typedef struct sd_forward_options {
+    size_t size;
+    int32_t train;    /* 1: stochastic depth is active; default 0 */
+    int32_t head;     /* 1 (default): the head is computed where the model has one */
+    uint64_t seed;    /* of stochastic depth: with step and sample it decides which paths are dropped */
+    uint64_t step;
+    uint64_t first_sample; /* number of the first image of group 0; the images are numbered through */
+} sd_forward_options;
+SD_API void sd_forward_options_init(sd_forward_options *options);
+
+/* Where results go; every member may be NULL. S images in total, in the order of the groups; D = dim. */
+typedef struct sd_forward_outputs {
+    size_t size;
+    float *class_tokens; /* S x D, after the final norm */
+    float *features;     /* S x head_dim, rows of length 1; needs a head */
+    float *tokens;       /* all tokens of all images, packed (class token first), x D, before the final norm; needs all_tokens */
+    float *tokens_norm;  /* the same after the final norm; needs all_tokens */
+} sd_forward_outputs;
+SD_API void sd_forward_outputs_init(sd_forward_outputs *outputs);
+
+/* Forward pass. `model` may be another model of the same configuration than the one of `activations`.
+ * `options` NULL: defaults. Threads: the context's. Several threads may run forward on one const model, each with its own
+ * activations.
+ * Errors: SD_ERR_ARGUMENT (a group larger than planned or of another size), SD_ERR_CANCELLED, SD_ERR_THREAD. */
+SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *activations, const sd_image_group *groups,
+                                  size_t group_count, const sd_forward_options *options,
+                                  const sd_forward_outputs *outputs);
+
+/* Gradients of a scalar with respect to the outputs; each may be NULL (zero), shapes as above. */
+typedef struct sd_backward_inputs {
+    size_t size;
+    const float *class_tokens;
+    const float *features;
+    const float *tokens; /* with respect to `tokens` (before the final norm); needs all_tokens */
+} sd_backward_inputs;
+SD_API void sd_backward_inputs_init(sd_backward_inputs *inputs);
+
+/* Backward pass of the last forward with these activations; parameters must not have changed since.
+ *   gradient  parameter_count floats, to which the gradient is added when accumulate is 1, else it is overwritten
+ *   pixels    NULL, or one pointer per group (each may be NULL) that receives the gradient of its pixels
+ * Errors: SD_ERR_STATE (inference activations, or no forward before), SD_ERR_CANCELLED, SD_ERR_THREAD: gradient is undefined then. */
+SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *activations, const sd_backward_inputs *inputs,
+                                   float *gradient, int32_t accumulate, float *const *pixels);
+
+/* After a forward with SD_ACTIVATIONS_SPEED and all_tokens: tokens of block `block` (0-based; its output) of all images, packed; with
+ * the final norm applied when norm is 1. Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
+SD_API sd_status sd_model_block_tokens(const sd_model *model, const sd_activations *activations, int32_t block,
+                                       int32_t norm, float *tokens);
+/* Likewise: softmax attention of one block and one image (numbered through the groups), heads x T x T. */
+SD_API sd_status sd_model_attention(const sd_model *model, const sd_activations *activations, int32_t block,
+                                    size_t image, float *attention);
+/* The position embedding as added to images of height x width pixels: (1 + patches) x dim floats. Thread-safe.
+ * Errors: SD_ERR_ARGUMENT. */
+SD_API sd_status sd_model_position_embedding(const sd_model *model, size_t height, size_t width, float *embedding);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,136 @@
+/* train.h - pretraining with SimDINO: one call per step.
+ *
+ *     sd_pretrainer_config config;
+ *     sd_pretrainer_config_init(&config);
+ *     config.total_steps = 10000;
+ *     sd_pretrainer_create(context, &config, &trainer);
+ *     while (sd_pretrainer_position(trainer) < config.total_steps) {
+ *         sd_pretrainer_step_loader(trainer, loader, &metrics);
+ *         ...
+ *     }
+ *     sd_pretrainer_save(trainer, "model.safetensors");
+ *
+ * A step makes or takes the crops, runs teacher and student, the loss, the backward pass, clipping, the optimizer and the teacher's
+ * moving average. It is written with the calls of model.h, loss.h and optim.h, and a host can write its own.
+ */
+#ifndef SIMDINO_TRAIN_H
+#define SIMDINO_TRAIN_H
+
+#include <simdino/base.h>
+#include <simdino/data.h>
+#include <simdino/image.h>
+#include <simdino/loss.h>
+#include <simdino/model.h>
+#include <simdino/optim.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How a batch larger than micro_batch is computed. */
+typedef enum sd_accumulation {
+    SD_ACCUMULATE_WHOLE = 0, /* the loss, its coding rate included, is that of the whole batch: exact. Costs one more
+                                forward pass of the student */
+    SD_ACCUMULATE_PIECES = 1 /* each piece has a loss of its own (and a coding rate over fewer samples); their mean counts */
+} sd_accumulation;
+
+typedef struct sd_pretrainer_config {
+    size_t size;
+    sd_model_config model;
+    sd_simdino_config loss;
+    sd_augment_config augment;
+    sd_optimizer_config optimizer;
+    uint64_t seed;           /* of initialisation, augmentation and stochastic depth; default 0 */
+    size_t batch_size;       /* largest batch of a step, default 64 */
+    size_t micro_batch;      /* samples that are in memory at once; 0 (default): the whole batch */
+    int32_t accumulation;    /* sd_accumulation */
+    int32_t activations;     /* sd_activation_mode SPEED (default) or MEMORY */
+    uint64_t total_steps;    /* length of the schedules, default 10000 */
+    uint64_t warmup_steps;   /* of the learning rate, default 1000 */
+    double lr;               /* peak learning rate as used (see sd_scale_lr_linear); default 5e-4 */
+    double min_lr;           /* at the end, default 1e-6 */
+    double weight_decay, weight_decay_end; /* default 0.04 -> 0.4 */
+    double momentum, momentum_end;         /* of the teacher, default 0.996 -> 1 */
+    int32_t clip;            /* sd_clip_kind, default SD_CLIP_TENSOR */
+    int32_t reserved;
+    double clip_limit;       /* default 3.0 */
+} sd_pretrainer_config;
+
+/* SimDINO's recipe for ViT-S/16 with the defaults above. */
+SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config);
+
+/* What one step did. `size` is set by the caller; members it does not know are not written. */
+typedef struct sd_step_metrics {
+    size_t size;
+    uint64_t step;          /* its number, from 0 */
+    double loss, compression, expansion, rate;
+    double effective_rank;  /* of the student's features, see sd_simdino_result */
+    double similarity;
+    double lr, weight_decay, momentum;
+    double gradient_norm;   /* of the whole gradient before clipping */
+    double seconds;         /* of the call */
+    double images_per_second;
+    int32_t collapse;       /* 1: the features have collapsed (also logged as a warning, once) */
+    int32_t reserved;
+} sd_step_metrics;
+
+typedef struct sd_pretrainer sd_pretrainer;
+
+/* Errors: SD_ERR_ARGUMENT (names the setting and why), SD_ERR_MEMORY. */
+SD_API sd_status sd_pretrainer_create(sd_context *context, const sd_pretrainer_config *config,
+                                      sd_pretrainer **trainer);
+SD_API void sd_pretrainer_destroy(sd_pretrainer *trainer);
+
+/* Bytes that a pretrainer of this configuration takes from the context's memory hooks (weights, moments, gradients,
+ * activations, and, with a loader of this batch size, its crops), without making one. Beyond it comes only what the BLAS takes for itself.
+ * Errors: as create. */
+SD_API sd_status sd_pretrainer_memory(sd_context *context, const sd_pretrainer_config *config, size_t *bytes);
+
+/* One training step on `count` images (<= batch_size): crops are drawn from (seed, step, index). Allocates nothing once images of this
+ * size were seen. `metrics` may be NULL.
+ * When a step fails, weights, moments and step number are as before it.
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_MISMATCH (channels), SD_ERR_NUMERIC (loss or gradient not finite), SD_ERR_CANCELLED, SD_ERR_STATE (the
+ * schedule is at its end), SD_ERR_MEMORY, SD_ERR_THREAD. */
+SD_API sd_status sd_pretrainer_step(sd_pretrainer *trainer, const sd_image *images, size_t count,
+                                    sd_step_metrics *metrics);
+/* The same on crops that the host made. */
+SD_API sd_status sd_pretrainer_step_crops(sd_pretrainer *trainer, const sd_crop_batch *crops,
+                                          sd_step_metrics *metrics);
+/* The same on the loader's next batch; while it computes, the following batch is augmented on the same threads. The
+ * loader is moved to the batch of this step number first, so that a resumed run sees the same batches. Errors: also those of sd_loader_next. */
+SD_API sd_status sd_pretrainer_step_loader(sd_pretrainer *trainer, sd_loader *loader, sd_step_metrics *metrics);
+
+/* The number of steps done, which is the number of the next step. */
+SD_API uint64_t sd_pretrainer_position(const sd_pretrainer *trainer);
+
+/* The networks, owned by the trainer. They change with every step. */
+SD_API const sd_model *sd_pretrainer_student(const sd_pretrainer *trainer);
+SD_API const sd_model *sd_pretrainer_teacher(const sd_pretrainer *trainer);
+
+/* The configuration as created or resumed. `config->size` is set by the caller. */
+SD_API sd_status sd_pretrainer_get_config(const sd_pretrainer *trainer, sd_pretrainer_config *config);
+
+/* ---- checkpoints --------------------------------------------------------------------------- */
+
+/* Writes everything that training needs to go on: configuration, student, teacher, moments, step number. The file is a
+ * valid safetensors file (tensors "student.backbone...", "teacher...", "optimizer.exp_avg...") with checksums; it is written
+ * under a temporary name, synced and renamed, so that a checkpoint of that name is never lost to a failure.
+ * Errors: SD_ERR_IO (disk full, no permission), SD_ERR_MEMORY. */
+SD_API sd_status sd_pretrainer_save(const sd_pretrainer *trainer, const char *path);
+
+/* Makes a pretrainer from a checkpoint: its losses continue exactly as those of the run that was never stopped (same threads
+ * not needed, same BLAS kernels needed).
+ * Errors: SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_VERSION, SD_ERR_MEMORY. */
+SD_API sd_status sd_pretrainer_resume(sd_context *context, const char *path, sd_pretrainer **trainer);
+
+/* Reads only a network out of a checkpoint: the teacher's when teacher is 1, else the student's. Errors: as above. */
+SD_API sd_status sd_model_load(sd_context *context, const char *path, int32_t teacher, sd_model **model);
+
+/* Reads only the configuration and the number of steps done. Either output may be NULL. Errors: as above. */
+SD_API sd_status sd_checkpoint_info(sd_context *context, const char *path, sd_pretrainer_config *config,
+                                    uint64_t *steps);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,31 @@
+/* math - matrix products, factorisations and vector kernels. The GEMM façade is the only place that knows which BLAS runs. */
+#ifndef SD_MATH_H
+#define SD_MATH_H
+
+#include "base/base.h"
+
+/* ---- products (gemm.c). All row-major; sizes fit into int (checked where objects are created, SD_BLAS_MAX) ------------- */
+
+#define SD_BLAS_MAX ((size_t)INT32_MAX)
+
+/* C[m x n] = alpha op(A) op(B) + beta C; op(A) is m x k, op(B) is k x n; transposed when ta / tb.
+ * beta = 0 does not read C. One thread (when the BLAS is set to one). */
+void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b,
+              size_t ldb, float beta, float *c, size_t ldc);
+void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda, const double *b,
+              size_t ldb, double beta, double *c, size_t ldc);
+/* Lower triangle of C[n x n] = alpha A'A + beta C, A k x n (transposed = true), or alpha AA' + beta C, A n x k. */
+void sd_ssyrk_lower(bool transposed, size_t n, size_t k, float alpha, const float *a, size_t lda, float beta, float *c,
+                    size_t ldc);
+void sd_dsyrk_lower(bool transposed, size_t n, size_t k, double alpha, const double *a, size_t lda, double beta,
+                    double *c, size_t ldc);
+
+/* ---- factorisations (lapack.c) ------------------------------------------------------------- */
+
+/* Cholesky A = L L' in place on the lower triangle of a row-major matrix (the upper one is not read or written).
+ * Returns 0, or the 1-based pivot that is not positive. No allocation. */
+size_t sd_dpotrf_lower(size_t n, double *a, size_t lda);
+/* From that factor, the inverse of A: its lower triangle in place. Returns 0, or a 1-based zero pivot. */
+size_t sd_dpotri_lower(size_t n, double *a, size_t lda);
+
+#endif
