@@ -1,0 +1,302 @@
+/* The vector kernels. This file is compiled once for each instruction set with SD_KERNELS naming the table that it defines; the loops are
+ * plain C that the compiler vectorises (`omp simd` allows it to reorder the sums). */
+#include "math/kernels.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef SD_KERNELS
+#define SD_KERNELS sd_kernels_generic
+#define SD_KERNELS_NAME "generic"
+#endif
+
+#define SD_SIMD _Pragma("omp simd")
+
+static inline float float_from_bits(int32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline int32_t bits_of_float(float value) {
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln 2 / 2, and e^r = 1 + r + r^2 P(r), P the minimax polynomial of degree 4 (relative error
+ * 3e-9 before rounding). Below -87 the result is that of -87 (1.6e-38), above 88 that of 88. */
+static inline float exp_kernel(float x) {
+    const float round_shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float shifted = x * 1.44269504f + round_shift;
+    float k = shifted - round_shift;
+    float r = x - k * 0.693145752f;  /* the upper bits of ln 2: exact product */
+    r = r - k * 1.42860677e-6f;      /* the rest */
+    float p = 1.381422072e-3f;
+    p = p * r + 8.368898781e-3f;
+    p = p * r + 4.166840575e-2f;
+    p = p * r + 1.666651913e-1f;
+    p = p * r + 4.999999335e-1f;
+    p = p * (r * r) + r;
+    p = p + 1.0f;
+    return float_from_bits((int32_t)((uint32_t)bits_of_float(p) + ((uint32_t)bits_of_float(shifted) << 23)));
+}
+
+/* Normal distribution. With t = |x| and w = 1/(1 + 0.265 t): upper tail Phi(-t) = e^(-t^2/2) Q(w), Q a minimax polynomial of degree 9 (relative
+ * error 1.2e-8 before rounding for t <= 14), so that both tails keep their relative accuracy. `density` receives e^(-x^2/2). */
+static inline float normal_distribution(float x, float *density) {
+    float t = fabsf(x);
+    float e = exp_kernel(-0.5f * x * x);
+    float w = 1.0f / (1.0f + 0.265f * t);
+    float q = 3.082082877e-2f;
+    q = q * w - 1.442284892e-1f;
+    q = q * w + 2.178146839e-1f;
+    q = q * w - 1.163623090e-1f;
+    q = q * w + 1.379529092e-1f;
+    q = q * w + 6.031318365e-2f;
+    q = q * w + 1.027009648e-1f;
+    q = q * w + 1.052466664e-1f;
+    q = q * w + 1.057415637e-1f;
+    float tail = q * w * e;
+    *density = e;
+    return x < 0.0f ? tail : 1.0f - tail;
+}
+
+#define SD_INVERSE_SQRT_2PI 0.398942280f
+#define SD_LAYER_NORM_EPSILON 1e-6f
+
+static void layer_norm(const float *restrict x, size_t rows, size_t n, const float *restrict weight,
+                       const float *restrict bias, float *restrict y, float *restrict mean, float *restrict rstd) {
+    for (size_t i = 0; i < rows; i++, x += n, y += n) {
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (size_t j = 0; j < n; j++)
+            sum += x[j];
+        float m = sum / (float)n;
+        float square = 0.0f;
+#pragma omp simd reduction(+ : square)
+        for (size_t j = 0; j < n; j++)
+            square += (x[j] - m) * (x[j] - m);
+        float r = 1.0f / sqrtf(square / (float)n + SD_LAYER_NORM_EPSILON);
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            y[j] = (x[j] - m) * r * weight[j] + bias[j];
+        mean[i] = m;
+        rstd[i] = r;
+    }
+}
+
+/* With x^ = (x - mean) rstd and a = dy weight: dx = rstd (a - mean(a) - x^ mean(a x^)). */
+static void layer_norm_backward(const float *restrict dy, const float *restrict x, const float *restrict mean,
+                                const float *restrict rstd, size_t rows, size_t n, const float *restrict weight,
+                                const float *restrict bias, float *restrict dx, float *restrict dweight,
+                                float *restrict dbias, float *restrict y) {
+    for (size_t i = 0; i < rows; i++, x += n, dy += n, dx += n) {
+        const float m = mean[i], r = rstd[i];
+        float sum = 0.0f, dot = 0.0f;
+#pragma omp simd reduction(+ : sum, dot)
+        for (size_t j = 0; j < n; j++) {
+            float normal = (x[j] - m) * r;
+            float a = dy[j] * weight[j];
+            sum += a;
+            dot += a * normal;
+            dweight[j] += dy[j] * normal;
+            dbias[j] += dy[j];
+        }
+        sum /= (float)n;
+        dot /= (float)n;
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            dx[j] += r * (dy[j] * weight[j] - sum - (x[j] - m) * r * dot);
+        if (y != NULL) {
+            SD_SIMD
+            for (size_t j = 0; j < n; j++)
+                y[j] = (x[j] - m) * r * weight[j] + bias[j];
+            y += n;
+        }
+    }
+}
+
+static void add_bias(float *restrict y, size_t rows, size_t n, size_t ld, const float *restrict bias) {
+    for (size_t i = 0; i < rows; i++, y += ld) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            y[j] += bias[j];
+    }
+}
+
+static void bias_gelu(float *restrict h, size_t rows, size_t n, size_t ld, const float *restrict bias,
+                      float *restrict g, size_t ldg) {
+    if (g == NULL) {
+        add_bias(h, rows, n, ld, bias);
+        return;
+    }
+    for (size_t i = 0; i < rows; i++, h += ld, g += ldg) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++) {
+            float density, x = h[j] + bias[j];
+            h[j] = x;
+            g[j] = x * normal_distribution(x, &density);
+        }
+    }
+}
+
+/* gelu'(x) = Phi(x) + x phi(x). */
+static void gelu_backward(const float *restrict h, float *restrict d, size_t rows, size_t n, size_t ld,
+                          float *restrict g, float *restrict dbias) {
+    for (size_t i = 0; i < rows; i++, h += ld, d += ld) {
+        if (g == NULL) {
+            SD_SIMD
+            for (size_t j = 0; j < n; j++) {
+                float density, phi = normal_distribution(h[j], &density);
+                d[j] *= phi + h[j] * (SD_INVERSE_SQRT_2PI * density);
+                dbias[j] += d[j];
+            }
+            continue;
+        }
+        SD_SIMD
+        for (size_t j = 0; j < n; j++) {
+            float density, phi = normal_distribution(h[j], &density);
+            g[j] = h[j] * phi;
+            d[j] *= phi + h[j] * (SD_INVERSE_SQRT_2PI * density);
+            dbias[j] += d[j];
+        }
+        g += ld;
+    }
+}
+
+static void residual(float *out, const float *x, const float *y, size_t rows, size_t n, const float *bias,
+                     float scale) {
+    for (size_t i = 0; i < rows; i++, out += n, x += n, y += n) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            out[j] = x[j] + scale * (y[j] + bias[j]);
+    }
+}
+
+static void scaled_copy(float *restrict out, const float *restrict x, size_t count, float scale) {
+    SD_SIMD
+    for (size_t j = 0; j < count; j++)
+        out[j] = scale * x[j];
+}
+
+static void column_sum(const float *restrict y, size_t rows, size_t n, size_t ld, float *restrict sum) {
+    for (size_t i = 0; i < rows; i++, y += ld) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            sum[j] += y[j];
+    }
+}
+
+/* The padding is filled with very small logits, whose exponentials (1e-38) vanish in the sum. */
+static void softmax_row(float *restrict s, size_t n, size_t padded) {
+    for (size_t j = n; j < padded; j++)
+        s[j] = -1e30f;
+    float largest = -FLT_MAX;
+#pragma omp simd reduction(max : largest)
+    for (size_t j = 0; j < padded; j++)
+        largest = s[j] > largest ? s[j] : largest;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (size_t j = 0; j < padded; j++) {
+        s[j] = exp_kernel(s[j] - largest);
+        sum += s[j];
+    }
+    float inverse = 1.0f / sum;
+    SD_SIMD
+    for (size_t j = 0; j < padded; j++)
+        s[j] *= inverse;
+}
+
+static void softmax(float *restrict s, size_t rows, size_t n, size_t ld) {
+    size_t padded = (n + SD_ROW_PAD - 1) / SD_ROW_PAD * SD_ROW_PAD;
+    for (size_t i = 0; i < rows; i++)
+        softmax_row(s + i * ld, n, padded);
+}
+
+static void softmax_backward(const float *restrict p, float *restrict dp, size_t rows, size_t n, size_t ld,
+                             float scale) {
+    for (size_t i = 0; i < rows; i++, p += ld, dp += ld) {
+        float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+        for (size_t j = 0; j < n; j++)
+            dot += p[j] * dp[j];
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            dp[j] = scale * p[j] * (dp[j] - dot);
+    }
+}
+
+static float dot_product(const float *restrict a, const float *restrict b, size_t n) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (size_t j = 0; j < n; j++)
+        sum += a[j] * b[j];
+    return sum;
+}
+
+static void attend_one(const float *restrict q, const float *restrict k, const float *restrict v, size_t tokens,
+                       size_t n, size_t ld, float scale, float *restrict p, float *restrict o) {
+    for (size_t t = 0; t < tokens; t++)
+        p[t] = scale * dot_product(q, k + t * ld, n);
+    softmax_row(p, tokens, (tokens + SD_ROW_PAD - 1) / SD_ROW_PAD * SD_ROW_PAD);
+    memset(o, 0, n * sizeof *o);
+    for (size_t t = 0; t < tokens; t++) {
+        const float weight = p[t];
+        const float *restrict row = v + t * ld;
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            o[j] += weight * row[j];
+    }
+}
+
+static void attend_one_backward(const float *restrict q, const float *restrict k, const float *restrict v,
+                                const float *restrict p, const float *restrict do_, size_t tokens, size_t n, size_t ld,
+                                float scale, float *restrict work, float *restrict dq, float *restrict dk,
+                                float *restrict dv, size_t ldd) {
+    float mean = 0.0f;
+    for (size_t t = 0; t < tokens; t++) {
+        work[t] = dot_product(do_, v + t * ld, n);
+        mean += p[t] * work[t];
+    }
+    memset(dq, 0, n * sizeof *dq);
+    for (size_t t = 0; t < tokens; t++) {
+        const float weight = p[t];
+        const float ds = scale * weight * (work[t] - mean);
+        const float *restrict key = k + t * ld;
+        float *restrict dkey = dk + t * ldd, *restrict dvalue = dv + t * ldd;
+        SD_SIMD
+        for (size_t j = 0; j < n; j++) {
+            dvalue[j] = weight * do_[j];
+            dkey[j] = ds * q[j];
+            dq[j] += ds * key[j];
+        }
+    }
+}
+
+static void exp_array(const float *restrict x, float *restrict y, size_t count) {
+    SD_SIMD
+    for (size_t i = 0; i < count; i++)
+        y[i] = exp_kernel(x[i]);
+}
+
+const sd_kernels SD_KERNELS = {
+    .name = SD_KERNELS_NAME,
+    .layer_norm = layer_norm,
+    .layer_norm_backward = layer_norm_backward,
+    .bias_gelu = bias_gelu,
+    .gelu_backward = gelu_backward,
+    .add_bias = add_bias,
+    .residual = residual,
+    .scaled_copy = scaled_copy,
+    .column_sum = column_sum,
+    .softmax = softmax,
+    .softmax_backward = softmax_backward,
+    .attend_one = attend_one,
+    .attend_one_backward = attend_one_backward,
+    .exp = exp_array,
+};

@@ -1,0 +1,64 @@
+/* Vector kernels: plain C loops over rows, compiled once per instruction set (kernels.c) and chosen at run time (dispatch.c).
+ *
+ * Rows of n elements; `ld` is the distance of rows where it may differ from n. Outputs may not overlap inputs unless a comment says
+ * "in place". */
+#ifndef SD_KERNELS_H
+#define SD_KERNELS_H
+
+#include <stddef.h>
+
+/* Rows that softmax works on are padded to this many floats. */
+#define SD_ROW_PAD 16
+
+typedef struct sd_kernels {
+    const char *name;
+
+    /* y = (x - mean)/sqrt(var + 1e-6) * weight + bias, by row. mean and rstd receive one number per row. */
+    void (*layer_norm)(const float *x, size_t rows, size_t n, const float *weight, const float *bias, float *y,
+                       float *mean, float *rstd);
+    /* dx += the gradient through layer_norm; dweight += , dbias += sums over rows. y, if not NULL, receives layer_norm's output
+     * again (it needs bias then). */
+    void (*layer_norm_backward)(const float *dy, const float *x, const float *mean, const float *rstd, size_t rows,
+                                size_t n, const float *weight, const float *bias, float *dx, float *dweight,
+                                float *dbias, float *y);
+    /* h += bias, in place; g = gelu(h) = h Phi(h). g may be NULL (then only the bias is added). */
+    void (*bias_gelu)(float *h, size_t rows, size_t n, size_t ld, const float *bias, float *g, size_t ldg);
+    /* d: on entry dL/dg, on return dL/dh, in place; g receives gelu(h) again (may be NULL); dbias += sums of dL/dh. All
+     * three have the row distance ld. */
+    void (*gelu_backward)(const float *h, float *d, size_t rows, size_t n, size_t ld, float *g, float *dbias);
+    /* y += bias, in place. */
+    void (*add_bias)(float *y, size_t rows, size_t n, size_t ld, const float *bias);
+    /* out = x + scale*(y + bias); out may be x. */
+    void (*residual)(float *out, const float *x, const float *y, size_t rows, size_t n, const float *bias,
+                     float scale);
+    /* out = scale * x over count elements. */
+    void (*scaled_copy)(float *out, const float *x, size_t count, float scale);
+    /* sum += column sums of y. */
+    void (*column_sum)(const float *y, size_t rows, size_t n, size_t ld, float *sum);
+    /* Softmax of the first n of each row, in place; elements n .. ld-1 are overwritten. ld is a multiple of SD_ROW_PAD. */
+    void (*softmax)(float *s, size_t rows, size_t n, size_t ld);
+    /* dp <- scale * p (dp - <p, dp>) by row, in place. ld as above; elements from n on of both are ignored. */
+    void (*softmax_backward)(const float *p, float *dp, size_t rows, size_t n, size_t ld, float scale);
+    /* Attention of one query q[n] over `tokens` keys and values (rows of n, distance ld): p receives the softmax of scale * K q
+     * (tokens floats, room for padding to SD_ROW_PAD), o[n] = p V. */
+    void (*attend_one)(const float *q, const float *k, const float *v, size_t tokens, size_t n, size_t ld, float scale,
+                       float *p, float *o);
+    /* Its backward: from p and do_ = dL/do, writes dq[n] and the rows of dk and dv (distance ldd). work: room as p. */
+    void (*attend_one_backward)(const float *q, const float *k, const float *v, const float *p, const float *do_,
+                                size_t tokens, size_t n, size_t ld, float scale, float *work, float *dq, float *dk,
+                                float *dv, size_t ldd);
+    /* For tests: exp and the normal distribution function as the kernels compute them. */
+    void (*exp)(const float *x, float *y, size_t count);
+} sd_kernels;
+
+/* The best set for this CPU. */
+const sd_kernels *sd_kernels_get(void);
+
+extern const sd_kernels sd_kernels_generic;
+#if defined(__x86_64__) && defined(__GNUC__)
+#define SD_HAVE_X86_KERNELS 1
+extern const sd_kernels sd_kernels_avx2;
+extern const sd_kernels sd_kernels_avx512;
+#endif
+
+#endif

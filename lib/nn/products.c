@@ -1,0 +1,62 @@
+/* Matrix products cut into tiles for the threads. */
+#include "math/math.h"
+#include "nn/nn.h"
+
+typedef struct product_work {
+    const sd_product *products;
+    size_t count;
+    size_t first_task[SD_PRODUCTS_MAX + 1];
+    void (*extra)(void *);
+    void *extra_data;
+} product_work;
+
+/* The number of nearly equal pieces of at most about `tile` that n is cut into. */
+static size_t pieces_of(size_t n, size_t tile) {
+    if (tile == 0)
+        tile = SD_PRODUCT_TILE;
+    return n <= tile ? 1 : sd_size_ceil(n, tile);
+}
+
+/* Piece `index` of `pieces`; cuts lie on multiples of 16, the width of the widest vectors. */
+static void piece_range(size_t n, size_t pieces, size_t index, size_t *first, size_t *count) {
+    size_t step = sd_size_ceil(sd_size_ceil(n, pieces), 16) * 16;
+    size_t begin = sd_size_min(index * step, n), end = sd_size_min(begin + step, n);
+    *first = begin;
+    *count = end - begin;
+}
+
+static void product_task(void *argument, size_t index, size_t thread) {
+    (void)thread;
+    const product_work *work = argument;
+    size_t p = 0;
+    while (p < work->count && index >= work->first_task[p + 1])
+        p++;
+    if (p == work->count) {
+        work->extra(work->extra_data);
+        return;
+    }
+    const sd_product *product = &work->products[p];
+    size_t tile = index - work->first_task[p];
+    size_t columns_of_tiles = pieces_of(product->n, product->tile_n);
+    size_t row, rows, column, columns;
+    piece_range(product->m, pieces_of(product->m, product->tile_m), tile / columns_of_tiles, &row, &rows);
+    piece_range(product->n, columns_of_tiles, tile % columns_of_tiles, &column, &columns);
+    if (rows == 0 || columns == 0)
+        return;
+    sd_sgemm(product->ta, product->tb, rows, columns, product->k, 1.0f,
+             product->a + (product->ta ? row : row * product->lda), product->lda,
+             product->b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
+             product->c + row * product->ldc + column, product->ldc);
+    if (product->finish != NULL)
+        product->finish(product, row, rows, column, columns);
+}
+
+sd_status sd_run_products(sd_context *context, const sd_product *products, size_t count, void (*extra)(void *),
+                          void *extra_data) {
+    product_work work = {.products = products, .count = count, .extra = extra, .extra_data = extra_data};
+    for (size_t p = 0; p < count; p++) {
+        size_t tiles = pieces_of(products[p].m, products[p].tile_m) * pieces_of(products[p].n, products[p].tile_n);
+        work.first_task[p + 1] = work.first_task[p] + tiles;
+    }
+    return sd_run(context, product_task, &work, work.first_task[count] + (extra != NULL));
+}
