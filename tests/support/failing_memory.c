@@ -9,8 +9,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void *failing_allocate(void *opaque, size_t bytes)
-{
+static void *failing_allocate(void *opaque, size_t bytes) {
     failing_memory *memory = opaque;
     pthread_mutex_lock(&lock);
     long number = memory->allocations++;
@@ -32,8 +31,7 @@ static void *failing_allocate(void *opaque, size_t bytes)
     return block + PREFIX;
 }
 
-static void failing_release(void *opaque, void *address)
-{
+static void failing_release(void *opaque, void *address) {
     failing_memory *memory = opaque;
     char *block = (char *)address - PREFIX;
     size_t bytes;
@@ -45,8 +43,7 @@ static void failing_release(void *opaque, void *address)
     free(block);
 }
 
-void failing_memory_install(failing_memory *memory, sd_context_config *config)
-{
+void failing_memory_install(failing_memory *memory, sd_context_config *config) {
     memset(memory, 0, sizeof *memory);
     memory->fail_at = -1;
     config->allocate = failing_allocate;

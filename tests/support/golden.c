@@ -1,5 +1,5 @@
-/* Reader of NumPy .npz archives (zip of .npy files) and the comparisons made with them. Everything is decoded when the archive is
- * opened: the archives are small, and a damaged one then fails at once. */
+/* Reader of NumPy .npz archives (zip of .npy files) and the comparisons made with them. Everything is decoded when the
+ * archive is opened: the archives are small, and a damaged one then fails at once. */
 #include "golden.h"
 
 #include <math.h>
@@ -26,16 +26,14 @@ struct golden {
 
 /* ---- bytes --------------------------------------------------------------------------------- */
 
-static void *allocate(size_t bytes)
-{
+static void *allocate(size_t bytes) {
     void *memory = calloc(1, bytes + 1); /* one more, so that text read into it is terminated */
     if (!memory)
         fail_msg("golden: out of memory for %zu bytes", bytes);
     return memory;
 }
 
-static unsigned char *read_whole(const char *path, size_t *size)
-{
+static unsigned char *read_whole(const char *path, size_t *size) {
     FILE *stream = fopen(path, "rb");
     if (!stream) {
         fail_msg("golden: cannot open %s", path);
@@ -58,8 +56,7 @@ static uint32_t little32(const unsigned char *p) { return little16(p) | little16
 /* ---- .npy ---------------------------------------------------------------------------------- */
 
 /* The value that follows 'key': in the Python dictionary of the header. */
-static const char *header_value(const char *header, const char *key, const char *where)
-{
+static const char *header_value(const char *header, const char *key, const char *where) {
     const char *at = strstr(header, key);
     at = at ? strchr(at + strlen(key), ':') : NULL;
     if (!at) {
@@ -72,8 +69,7 @@ static const char *header_value(const char *header, const char *key, const char 
     return at;
 }
 
-static void decode_npy(golden_array *array, unsigned char *bytes, size_t size, const char *where)
-{
+static void decode_npy(golden_array *array, unsigned char *bytes, size_t size, const char *where) {
     if (size < 12 || memcmp(bytes, "\x93NUMPY", 6) != 0)
         fail_msg("golden: %s: not a .npy file", where);
     bool version1 = bytes[6] == 1;
@@ -115,8 +111,7 @@ static void decode_npy(golden_array *array, unsigned char *bytes, size_t size, c
 
 /* ---- zip ----------------------------------------------------------------------------------- */
 
-static unsigned char *inflate_raw(const unsigned char *packed, size_t packed_size, size_t size, const char *where)
-{
+static unsigned char *inflate_raw(const unsigned char *packed, size_t packed_size, size_t size, const char *where) {
     unsigned char *bytes = allocate(size);
     z_stream stream;
     memset(&stream, 0, sizeof stream);
@@ -134,8 +129,7 @@ static unsigned char *inflate_raw(const unsigned char *packed, size_t packed_siz
 }
 
 /* Decodes the member that the central directory describes at `entry`. */
-static void read_member(golden *archive, const unsigned char *zip, size_t zip_size, const unsigned char *entry)
-{
+static void read_member(golden *archive, const unsigned char *zip, size_t zip_size, const unsigned char *entry) {
     size_t method = little16(entry + 10), packed = little32(entry + 20), size = little32(entry + 24);
     size_t name_size = little16(entry + 28), local = little32(entry + 42);
     uint32_t checksum = little32(entry + 16);
@@ -167,8 +161,7 @@ static void read_member(golden *archive, const unsigned char *zip, size_t zip_si
     decode_npy(array, bytes, size, name);
 }
 
-golden *golden_open(const char *file)
-{
+golden *golden_open(const char *file) {
     char path[1024];
     snprintf(path, sizeof path, "%s/%s", SD_TEST_DATA, file);
     size_t size = 0;
@@ -196,8 +189,7 @@ golden *golden_open(const char *file)
     return archive;
 }
 
-void golden_close(golden *archive)
-{
+void golden_close(golden *archive) {
     if (!archive)
         return;
     for (size_t i = 0; i < archive->count; i++) {
@@ -215,13 +207,11 @@ void golden_close(golden *archive)
 
 size_t golden_array_count(const golden *archive) { return archive->count; }
 
-const golden_array *golden_at(const golden *archive, size_t index)
-{
+const golden_array *golden_at(const golden *archive, size_t index) {
     return index < archive->count ? &archive->arrays[index] : NULL;
 }
 
-static const golden_array *find(const golden *archive, const char *name)
-{
+static const golden_array *find(const golden *archive, const char *name) {
     for (size_t i = 0; i < archive->count; i++)
         if (strcmp(archive->arrays[i].name, name) == 0)
             return &archive->arrays[i];
@@ -230,8 +220,7 @@ static const golden_array *find(const golden *archive, const char *name)
 
 bool golden_has(const golden *archive, const char *name) { return find(archive, name) != NULL; }
 
-static const golden_array *get(const golden *archive, const char *format, va_list arguments)
-{
+static const golden_array *get(const golden *archive, const char *format, va_list arguments) {
     char name[512];
     vsnprintf(name, sizeof name, format, arguments);
     const golden_array *array = find(archive, name);
@@ -240,8 +229,7 @@ static const golden_array *get(const golden *archive, const char *format, va_lis
     return array;
 }
 
-static const void *typed(const golden *archive, char kind, size_t item_size, const char *format, va_list arguments)
-{
+static const void *typed(const golden *archive, char kind, size_t item_size, const char *format, va_list arguments) {
     const golden_array *array = get(archive, format, arguments);
     bool byte = kind == 'u' && array->kind == 'b'; /* bool is taken for u8 */
     if ((array->kind != kind && !byte) || array->item_size != item_size)
@@ -250,8 +238,7 @@ static const void *typed(const golden *archive, char kind, size_t item_size, con
     return array->data;
 }
 
-const golden_array *golden_get(const golden *archive, const char *format, ...)
-{
+const golden_array *golden_get(const golden *archive, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     const golden_array *array = get(archive, format, arguments);
@@ -259,8 +246,7 @@ const golden_array *golden_get(const golden *archive, const char *format, ...)
     return array;
 }
 
-const float *golden_f32(const golden *archive, const char *format, ...)
-{
+const float *golden_f32(const golden *archive, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     const float *data = typed(archive, 'f', 4, format, arguments);
@@ -268,8 +254,7 @@ const float *golden_f32(const golden *archive, const char *format, ...)
     return data;
 }
 
-const double *golden_f64(const golden *archive, const char *format, ...)
-{
+const double *golden_f64(const golden *archive, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     const double *data = typed(archive, 'f', 8, format, arguments);
@@ -277,8 +262,7 @@ const double *golden_f64(const golden *archive, const char *format, ...)
     return data;
 }
 
-const uint8_t *golden_u8(const golden *archive, const char *format, ...)
-{
+const uint8_t *golden_u8(const golden *archive, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     const uint8_t *data = typed(archive, 'u', 1, format, arguments);
@@ -286,8 +270,7 @@ const uint8_t *golden_u8(const golden *archive, const char *format, ...)
     return data;
 }
 
-double golden_scalar(const golden *archive, const char *format, ...)
-{
+double golden_scalar(const golden *archive, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     const golden_array *array = get(archive, format, arguments);
@@ -295,8 +278,7 @@ double golden_scalar(const golden *archive, const char *format, ...)
     return golden_number(array, 0);
 }
 
-static double half_value(uint32_t bits)
-{
+static double half_value(uint32_t bits) {
     int exponent = (int)(bits >> 10 & 31);
     double fraction = (double)(bits & 1023);
     double magnitude = exponent == 31  ? (fraction != 0 ? (double)NAN : (double)INFINITY)
@@ -306,8 +288,7 @@ static double half_value(uint32_t bits)
 }
 
 /* An integer of 1, 2, 4 or 8 little-endian bytes. */
-static double integer_value(const unsigned char *at, size_t size, bool is_signed)
-{
+static double integer_value(const unsigned char *at, size_t size, bool is_signed) {
     uint64_t bits = 0;
     for (size_t i = size; i-- > 0;)
         bits = bits << 8 | at[i];
@@ -317,8 +298,7 @@ static double integer_value(const unsigned char *at, size_t size, bool is_signed
     return (double)((int64_t)(bits << unused) >> unused);
 }
 
-double golden_number(const golden_array *array, size_t index)
-{
+double golden_number(const golden_array *array, size_t index) {
     if (index >= array->count)
         fail_msg("golden: element %zu of %s, which has %zu", index, array->name, array->count);
     const unsigned char *at = (const unsigned char *)array->data + index * array->item_size;
@@ -342,8 +322,7 @@ double golden_number(const golden_array *array, size_t index)
     }
 }
 
-const char *golden_text(const golden_array *array, size_t index)
-{
+const char *golden_text(const golden_array *array, size_t index) {
     static _Thread_local char text[4096];
     if (array->kind != 'S' || index >= array->count || array->item_size >= sizeof text) {
         fail_msg("golden: no text %zu in %s", index, array->name);
@@ -356,8 +335,7 @@ const char *golden_text(const golden_array *array, size_t index)
 
 /* ---- tolerances ---------------------------------------------------------------------------- */
 
-double golden_tolerance(const golden *archive, const char *format, ...)
-{
+double golden_tolerance(const golden *archive, const char *format, ...) {
     char name[512], key[1024];
     va_list arguments;
     va_start(arguments, format);
@@ -370,11 +348,14 @@ double golden_tolerance(const golden *archive, const char *format, ...)
         cache->tolerances = (char *)read_whole(SD_TEST_DATA "/tolerances.txt", &size);
     }
     int length = snprintf(key, sizeof key, "%s %s ", archive->file, name);
-    for (const char *line = archive->tolerances; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+    const char *line = archive->tolerances;
+    while (line && *line) {
         double largest, error, tolerance;
         if (strncmp(line, key, (size_t)length) == 0 &&
             sscanf(line + length, "%lf %lf %lf", &largest, &error, &tolerance) == 3)
             return tolerance;
+        line = strchr(line, '\n');
+        line = line ? line + 1 : NULL;
     }
     fail_msg("golden: no tolerance recorded for %s/%s", archive->file, name);
     return 0;
@@ -382,8 +363,7 @@ double golden_tolerance(const golden *archive, const char *format, ...)
 
 /* ---- comparison ---------------------------------------------------------------------------- */
 
-void golden_compare_f32(const golden *archive, const char *name, const float *actual, size_t count, double tolerance)
-{
+void golden_compare_f32(const golden *archive, const char *name, const float *actual, size_t count, double tolerance) {
     const golden_array *expected = golden_get(archive, "%s", name);
     if (expected->count != count)
         fail_msg("%s/%s has %zu values, compared with %zu", archive->file, name, expected->count, count);
@@ -404,8 +384,7 @@ void golden_compare_f32(const golden *archive, const char *name, const float *ac
                  count);
 }
 
-double golden_difference_f32(const float *actual, const float *expected, size_t count)
-{
+double golden_difference_f32(const float *actual, const float *expected, size_t count) {
     double worst = 0;
     for (size_t i = 0; i < count; i++) {
         if (!isfinite(actual[i]))
