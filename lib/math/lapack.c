@@ -4,15 +4,13 @@
 
 #include <lapacke.h>
 
-size_t sd_dpotrf_lower(size_t n, double *a, size_t lda)
-{
+size_t sd_dpotrf_lower(size_t n, double *a, size_t lda) {
     lapack_int info = LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', (lapack_int)n, a, (lapack_int)lda);
 
     return info > 0 ? (size_t)info : 0;
 }
 
-size_t sd_dpotri_lower(size_t n, double *a, size_t lda)
-{
+size_t sd_dpotri_lower(size_t n, double *a, size_t lda) {
     lapack_int info = LAPACKE_dpotri_work(LAPACK_COL_MAJOR, 'U', (lapack_int)n, a, (lapack_int)lda);
 
     return info > 0 ? (size_t)info : 0;
