@@ -1,0 +1,335 @@
+/* Planning the memory of a pass: one arena, laid out twice by the same code: once to measure, once to place. */
+#include "math/math.h"
+#include "model/model.h"
+
+#include <string.h>
+
+/* Rows of a chunk: large enough that packing the weights for a product costs little, small enough that a chunk's activations stay in the cache.
+ * It does not depend on the number of threads, and so neither do the results. */
+#define SD_CHUNK_ROWS 400
+
+typedef struct arena {
+    char *base; /* NULL: only measure */
+    size_t used;
+    bool overflow;
+} arena;
+
+static void *place(arena *space, size_t count, size_t size) {
+    size_t bytes, end;
+    if (!sd_size_mul(count, size, &bytes) || !sd_size_add(space->used, bytes, &end) ||
+        !sd_size_add(end, SD_ALIGNMENT, &end)) {
+        space->overflow = true;
+        return NULL;
+    }
+    end = (space->used + bytes + SD_ALIGNMENT - 1) & ~(size_t)(SD_ALIGNMENT - 1);
+    void *result = space->base == NULL ? NULL : space->base + space->used;
+    space->used = end;
+    return result;
+}
+
+static float *place_floats(arena *space, size_t rows, size_t columns) {
+    size_t count;
+    if (!sd_size_mul(rows, columns, &count)) {
+        space->overflow = true;
+        return NULL;
+    }
+    return place(space, count, sizeof(float));
+}
+
+static size_t padded(size_t tokens) { return sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD; }
+
+sd_partial_layout sd_partials_of(const sd_geometry *g) {
+    sd_partial_layout p;
+    size_t d = g->dim;
+    p.norm1_weight = 0;
+    p.norm1_bias = p.norm1_weight + d;
+    p.qkv_bias = p.norm1_bias + d;
+    p.proj_bias = p.qkv_bias + 3 * d;
+    p.norm2_weight = p.proj_bias + d;
+    p.norm2_bias = p.norm2_weight + d;
+    p.fc1_bias = p.norm2_bias + d;
+    p.fc2_bias = p.fc1_bias + g->hidden;
+    p.patch_bias = p.fc2_bias + d;
+    p.count = sd_size_ceil(p.patch_bias + d, 16) * 16;
+    return p;
+}
+
+/* ---- checking what is planned -------------------------------------------------------------- */
+
+static sd_status check_groups(const sd_geometry *g, const sd_image_group *groups, size_t count) {
+    SD_REQUIRE(groups != NULL, SD_ERR_ARGUMENT, "the image groups are NULL");
+    SD_REQUIRE(count >= 1 && count <= SD_GROUPS_MAX, SD_ERR_ARGUMENT, "group_count is %zu: it must be 1 to %d", count,
+               SD_GROUPS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        SD_REQUIRE(groups[i].height >= g->patch && groups[i].width >= g->patch && groups[i].height % g->patch == 0 &&
+                       groups[i].width % g->patch == 0,
+                   SD_ERR_ARGUMENT, "group %zu has images of %zu x %zu pixels: both sides must be multiples of the patch size %zu",
+                   i, groups[i].height, groups[i].width, g->patch);
+        SD_REQUIRE(groups[i].height <= 65536 && groups[i].width <= 65536, SD_ERR_ARGUMENT,
+                   "group %zu has images of %zu x %zu pixels: sides above 65536 are not supported", i, groups[i].height,
+                   groups[i].width);
+        SD_REQUIRE(groups[i].count <= SD_BLAS_MAX, SD_ERR_ARGUMENT, "group %zu has %zu images: too many", i,
+                   groups[i].count);
+    }
+    return SD_OK;
+}
+
+/* Sizes of the largest pass. */
+static sd_status measure_pass(sd_activations *a, const sd_image_group *shapes, size_t count) {
+    sd_status status = check_groups(&a->geometry, shapes, count);
+    if (status != SD_OK)
+        return status;
+    a->group_count = count;
+    a->max_chunk_rows = SD_CHUNK_ROWS;
+    for (size_t i = 0; i < count; i++) {
+        a->planned[i] = shapes[i];
+        size_t tokens = sd_geometry_tokens(&a->geometry, shapes[i].height, shapes[i].width), rows;
+        SD_REQUIRE(sd_size_mul(tokens, shapes[i].count, &rows) && sd_size_add(a->max_rows, rows, &a->max_rows) &&
+                       a->max_rows <= SD_BLAS_MAX,
+                   SD_ERR_ARGUMENT, "the pass has more than %zu tokens", SD_BLAS_MAX);
+        a->max_images += shapes[i].count;
+        a->max_tokens = sd_size_max(a->max_tokens, tokens);
+        a->max_chunk_rows = sd_size_max(a->max_chunk_rows, tokens);
+        /* every chunk but the last of a group holds at least this many images */
+        a->max_chunks += sd_size_ceil(shapes[i].count, sd_size_max(SD_CHUNK_ROWS / tokens, 1));
+    }
+    SD_REQUIRE(a->max_images > 0, SD_ERR_ARGUMENT, "the groups have no images");
+    return SD_OK;
+}
+
+/* ---- layout -------------------------------------------------------------------------------- */
+
+static void place_block(arena *space, const sd_geometry *g, size_t rows, bool with_input, sd_block_store *store) {
+    size_t d = g->dim;
+    if (with_input)
+        store->x = place_floats(space, rows, d);
+    store->mean1 = place_floats(space, rows, 1);
+    store->rstd1 = place_floats(space, rows, 1);
+    store->qkv = place_floats(space, rows, 3 * d);
+    store->attention = place_floats(space, rows, d);
+    store->middle = place_floats(space, rows, d);
+    store->mean2 = place_floats(space, rows, 1);
+    store->rstd2 = place_floats(space, rows, 1);
+    store->hidden = place_floats(space, rows, g->hidden);
+}
+
+static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t probabilities, bool class_only,
+                       bool training, sd_tail *tail) {
+    size_t d = g->dim;
+    if (class_only) {
+        float **rows_of_d[] = {&tail->query, &tail->normal1, &tail->attention, &tail->x, &tail->middle, &tail->normal2};
+        for (size_t i = 0; i < sizeof rows_of_d / sizeof *rows_of_d; i++)
+            *rows_of_d[i] = place_floats(space, images, d);
+        tail->probabilities = place_floats(space, probabilities, 1);
+        tail->mean2 = place_floats(space, images, 1);
+        tail->rstd2 = place_floats(space, images, 1);
+        tail->hidden = place_floats(space, images, g->hidden);
+        tail->gelu = place_floats(space, images, g->hidden);
+        tail->branch = place_floats(space, images, d);
+        if (training) {
+            float **gradients[] = {&tail->dquery, &tail->dattention, &tail->dproj, &tail->dmlp, &tail->dmiddle,
+                                   &tail->dnormal};
+            for (size_t i = 0; i < sizeof gradients / sizeof *gradients; i++)
+                *gradients[i] = place_floats(space, images, d);
+            tail->dhidden = place_floats(space, images, g->hidden);
+        }
+    }
+    tail->probability_start = place(space, images + 1, sizeof(size_t));
+    tail->out = place_floats(space, images, d);
+    tail->mean = place_floats(space, images, 1);
+    tail->rstd = place_floats(space, images, 1);
+    tail->normal = place_floats(space, images, d);
+    tail->head_in[0] = tail->normal;
+    for (size_t i = 0; i < g->head_layers; i++) {
+        tail->head_pre[i] = place_floats(space, images, g->head_width[i + 1]);
+        if (i + 1 < g->head_layers)
+            tail->head_in[i + 1] = place_floats(space, images, g->head_width[i + 1]);
+    }
+    if (g->head_layers > 0) {
+        tail->features = place_floats(space, images, g->head_width[g->head_layers]);
+        tail->lengths = place_floats(space, images, 1);
+    }
+    if (training) {
+        for (size_t i = 0; i <= g->head_layers; i++)
+            tail->dhead[i] = place_floats(space, images, g->head_width[i]);
+        tail->dout = place_floats(space, images, d);
+    }
+}
+
+/* Lays everything out in `space`. */
+static void place_all(sd_activations *a, arena *space) {
+    const sd_geometry *g = &a->geometry;
+    size_t d = g->dim, t = a->max_rows, r = a->max_chunk_rows;
+    bool training = a->mode != SD_ACTIVATIONS_INFERENCE;
+    bool class_only = !a->all_tokens;
+
+    a->image_row = place(space, a->max_images + 1, sizeof(size_t));
+    a->identity = place(space, a->max_images + 1, sizeof(size_t));
+    bool drops = training && g->drop_path > 0.0 && g->depth > 1;
+    a->compact = drops ? place(space, 4 * g->depth * (a->max_images + 1), sizeof(size_t)) : NULL;
+    a->branches = place(space, 2 * g->depth, sizeof(sd_branch));
+    a->chunks = place(space, a->max_chunks, sizeof(sd_chunk));
+    a->blocks = place(space, g->depth + 1, sizeof(sd_block_store));
+    a->thread_work = place(space, a->threads, sizeof(sd_thread_work));
+    sd_block_store discard;
+    size_t probabilities = 0;
+    for (size_t i = 0; i < a->group_count; i++) {
+        const sd_image_group *group = &a->planned[i];
+        size_t tokens = sd_geometry_tokens(g, group->height, group->width);
+        a->positions[i] = place_floats(space, tokens, d);
+        if (training)
+            a->dpositions[i] = place_floats(space, tokens, d);
+        probabilities += group->count * g->heads * padded(tokens);
+    }
+    if (a->mode == SD_ACTIVATIONS_SPEED) {
+        for (size_t block = 0; block < g->depth; block++) {
+            sd_block_store *store = a->blocks != NULL ? &a->blocks[block] : &discard;
+            if (class_only && block + 1 == g->depth) {
+                store->x = place_floats(space, t, d);
+                store->mean1 = place_floats(space, t, 1);
+                store->rstd1 = place_floats(space, t, 1);
+                store->qkv = place_floats(space, t, 2 * d);
+            } else {
+                place_block(space, g, t, true, store);
+            }
+        }
+    } else if (a->mode == SD_ACTIVATIONS_MEMORY) {
+        sd_block_store shared = {0};
+        place_block(space, g, t, false, &shared);
+        for (size_t block = 0; block < g->depth; block++) {
+            float *x = place_floats(space, t, d);
+            if (a->blocks != NULL) {
+                a->blocks[block] = shared;
+                a->blocks[block].x = x;
+            }
+        }
+    }
+    if (training) {
+        float *out = class_only ? NULL : place_floats(space, t, d);
+        if (a->blocks != NULL)
+            a->blocks[g->depth].x = out;
+        sd_layer_work *layer = &a->layer;
+        layer->dx = place_floats(space, t, d);
+        layer->normal1 = place_floats(space, t, d);
+        layer->dqkv = place_floats(space, t, 3 * d);
+        layer->dattention = place_floats(space, t, d);
+        layer->normal2 = place_floats(space, t, d);
+        layer->dhidden = place_floats(space, t, g->hidden);
+        layer->gelu = place_floats(space, t, g->hidden);
+        layer->dmlp = place_floats(space, t, d);
+        /* the first block's branch gradients are done with when the patches are needed, but its products are not */
+        layer->patches = place_floats(space, t, g->patch_values);
+        a->partial_count = sd_partials_of(g).count;
+        a->partials = place_floats(space, a->max_chunks, a->partial_count);
+    }
+    place_tail(space, g, a->max_images, probabilities, class_only, training, &a->tail);
+    for (size_t thread = 0; thread < a->threads; thread++) {
+        sd_thread_work unused;
+        sd_thread_work *work = a->thread_work != NULL ? &a->thread_work[thread] : &unused;
+        work->normal = place_floats(space, r, d);
+        work->branch = place_floats(space, r, d);
+        work->gelu = place_floats(space, r, g->hidden);
+        work->attention = place_floats(space, sd_attention_work(a->max_tokens), 1);
+        work->patches = place_floats(space, r, g->patch_values);
+        if (!training)
+            place_block(space, g, r, true, &work->inference);
+    }
+}
+
+static sd_status plan(sd_activations *a, const sd_model_config *config, const sd_image_group *shapes, size_t count,
+                      sd_activation_mode mode, bool all_tokens, size_t threads, size_t *bytes) {
+    SD_REQUIRE(mode == SD_ACTIVATIONS_INFERENCE || mode == SD_ACTIVATIONS_SPEED || mode == SD_ACTIVATIONS_MEMORY,
+               SD_ERR_ARGUMENT, "mode is %d: it must be one of sd_activation_mode", (int)mode);
+    sd_status status = sd_geometry_of(config, &a->geometry);
+    if (status != SD_OK)
+        return status;
+    a->mode = mode;
+    a->all_tokens = all_tokens;
+    a->threads = threads;
+    status = measure_pass(a, shapes, count);
+    if (status != SD_OK)
+        return status;
+    arena space = {0};
+    place_all(a, &space);
+    SD_REQUIRE(!space.overflow, SD_ERR_MEMORY, "the activations do not fit into the address space");
+    *bytes = space.used;
+    return SD_OK;
+}
+
+sd_status sd_activations_bytes(const sd_model_config *config, const sd_image_group *shapes, size_t group_count,
+                               sd_activation_mode mode, bool all_tokens, size_t threads, size_t *bytes) {
+    sd_activations measured;
+    memset(&measured, 0, sizeof measured);
+    sd_status status = plan(&measured, config, shapes, group_count, mode, all_tokens, threads, bytes);
+    if (status == SD_OK)
+        *bytes += sizeof measured;
+    return status;
+}
+
+/* ---- create and destroy -------------------------------------------------------------------- */
+
+SD_API sd_status sd_activations_create(const sd_model *model, const sd_image_group *shapes, size_t group_count,
+                                       sd_activation_mode mode, int32_t all_tokens, sd_activations **out) {
+    SD_REQUIRE(model != NULL && out != NULL, SD_ERR_ARGUMENT, "%s is NULL", model == NULL ? "model" : "activations");
+    sd_activations *a = SD_NEW(model->context, sd_activations);
+    if (a == NULL)
+        return SD_ERR_MEMORY;
+    a->context = model->context;
+    a->kernels = sd_kernels_get();
+    sd_status status = plan(a, &model->config, shapes, group_count, mode, all_tokens != 0, sd_threads(model->context),
+                            &a->arena_bytes);
+    if (status == SD_OK) {
+        a->arena = sd_allocate(model->context, a->arena_bytes, 1);
+        if (a->arena == NULL)
+            status = SD_ERR_MEMORY;
+    }
+    if (status != SD_OK) {
+        sd_activations_destroy(a);
+        return status;
+    }
+    arena space = {.base = a->arena};
+    place_all(a, &space);
+    for (size_t i = 0; i <= a->max_images; i++)
+        a->identity[i] = i;
+    *out = a;
+    return SD_OK;
+}
+
+SD_API void sd_activations_destroy(sd_activations *a) {
+    if (a == NULL)
+        return;
+    sd_release(a->context, a->arena);
+    sd_release(a->context, a);
+}
+
+SD_API size_t sd_activations_memory(const sd_activations *a) { return a == NULL ? 0 : a->arena_bytes + sizeof *a; }
+
+/* ---- the rows of a chunk ------------------------------------------------------------------- */
+
+sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread,
+                              bool in_forward) {
+    if (a->mode == SD_ACTIVATIONS_INFERENCE)
+        return a->thread_work[thread].inference;
+    const sd_geometry *g = &a->geometry;
+    size_t d = g->dim, row = a->image_row[chunk->first];
+    size_t row1 = a->branches[2 * block].row_before[chunk->first];
+    size_t row2 = a->branches[2 * block + 1].row_before[chunk->first];
+    bool class_only = !a->all_tokens && block + 1 == g->depth;
+    /* In a forward pass chunks are in different blocks at the same time: where blocks share buffers, a chunk keeps to its own rows, as
+     * compact rows of one block may be another chunk's in another block. */
+    if (a->mode == SD_ACTIVATIONS_MEMORY && (in_forward || class_only))
+        row1 = row2 = row;
+    sd_block_store store = a->blocks[block];
+    store.x += row * d;
+    store.mean1 += row1;
+    store.rstd1 += row1;
+    store.qkv += row1 * (class_only ? 2 : 3) * d;
+    if (!class_only) {
+        store.attention += row1 * d;
+        store.middle += row * d;
+        store.mean2 += row2;
+        store.rstd2 += row2;
+        store.hidden += row2 * g->hidden;
+    }
+    return store;
+}

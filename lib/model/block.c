@@ -1,0 +1,256 @@
+/* One transformer block on the rows of one chunk, forward and backward:
+ *     x' = x + s1 * drop(proj(attention(qkv(norm1(x)))))
+ *     out = x' + s2 * drop(fc2(gelu(fc1(norm2(x')))))
+ * Images that a branch drops take no part in it: a branch works on the compact rows of the images that it keeps. */
+#include "math/math.h"
+#include "model/model.h"
+
+#include <string.h>
+
+/* Calls that treat runs of consecutive images with the same fate: [begin, end) of the chunk's images. */
+static size_t run_end(const sd_branch *branch, size_t image, size_t last) {
+    bool keeps = sd_branch_keeps(branch, image);
+    size_t end = image + 1;
+    while (end < last && sd_branch_keeps(branch, end) == keeps)
+        end++;
+    return end;
+}
+
+/* y = norm(x) for the images that the branch keeps; x in rows of the chunk, y, mean and rstd compact. */
+static void branch_norm(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
+                        const float *weight, const float *bias, float *y, float *mean, float *rstd) {
+    size_t d = a->geometry.dim, start = a->image_row[chunk->first], compact = branch->row_before[chunk->first];
+    for (size_t s = chunk->first, end; s < chunk->last; s = end) {
+        end = run_end(branch, s, chunk->last);
+        if (!sd_branch_keeps(branch, s))
+            continue;
+        size_t row = a->image_row[s] - start, to = branch->row_before[s] - compact;
+        a->kernels->layer_norm(x + row * d, a->image_row[end] - a->image_row[s], d, weight, bias, y + to * d, mean + to,
+                               rstd + to);
+    }
+}
+
+/* out = x + scale*(y + bias) for kept images, out = x for the others; y compact. */
+static void branch_residual(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
+                            const float *y, const float *bias, float *out) {
+    size_t d = a->geometry.dim, start = a->image_row[chunk->first], compact = branch->row_before[chunk->first];
+    for (size_t s = chunk->first, end; s < chunk->last; s = end) {
+        end = run_end(branch, s, chunk->last);
+        size_t row = a->image_row[s] - start, rows = a->image_row[end] - a->image_row[s];
+        if (sd_branch_keeps(branch, s))
+            a->kernels->residual(out + row * d, x + row * d, y + (branch->row_before[s] - compact) * d, rows, d, bias,
+                                 branch->scale);
+        else if (out != x)
+            memcpy(out + row * d, x + row * d, rows * d * sizeof *out);
+    }
+}
+
+/* dy (compact) = scale * dx of kept images. */
+static void branch_gather(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *dx,
+                          float *dy) {
+    size_t d = a->geometry.dim, start = a->image_row[chunk->first], compact = branch->row_before[chunk->first];
+    for (size_t s = chunk->first, end; s < chunk->last; s = end) {
+        end = run_end(branch, s, chunk->last);
+        if (sd_branch_keeps(branch, s))
+            a->kernels->scaled_copy(dy + (branch->row_before[s] - compact) * d, dx + (a->image_row[s] - start) * d,
+                                    (a->image_row[end] - a->image_row[s]) * d, branch->scale);
+    }
+}
+
+/* dx += the gradient through the branch's norm; y receives the norm's output again. */
+static void branch_norm_backward(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk,
+                                 const float *dy, const float *x, const float *mean, const float *rstd,
+                                 const float *weight, const float *bias, float *dx, float *dweight, float *dbias,
+                                 float *y) {
+    size_t d = a->geometry.dim, start = a->image_row[chunk->first], compact = branch->row_before[chunk->first];
+    for (size_t s = chunk->first, end; s < chunk->last; s = end) {
+        end = run_end(branch, s, chunk->last);
+        if (!sd_branch_keeps(branch, s))
+            continue;
+        size_t row = a->image_row[s] - start, from = branch->row_before[s] - compact;
+        a->kernels->layer_norm_backward(dy + from * d, x + row * d, mean + from, rstd + from,
+                                        a->image_row[end] - a->image_row[s], d, weight, bias, dx + row * d, dweight,
+                                        dbias, y + from * d);
+    }
+}
+
+static size_t branch_rows(const sd_branch *branch, const sd_chunk *chunk) {
+    return branch->row_before[chunk->last] - branch->row_before[chunk->first];
+}
+
+void sd_block_forward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
+                      const sd_block_store *store, float *out, float *normal1, float *normal2, float *gelu,
+                      sd_thread_work *work) {
+    const sd_layout *l = &model->layout;
+    const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
+    size_t d = a->geometry.dim, f = a->geometry.hidden;
+    size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
+    size_t compact = attention->row_before[chunk->first];
+    branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1, store->mean1,
+                store->rstd1);
+    if (rows1 > 0) {
+        sd_sgemm(false, true, rows1, 3 * d, d, 1.0f, normal1, d, SD_PARAMETER(qkv_weight), d, 0.0f, store->qkv, 3 * d);
+        a->kernels->add_bias(store->qkv, rows1, 3 * d, 3 * d, SD_PARAMETER(qkv_bias));
+        for (size_t s = chunk->first; s < chunk->last; s++)
+            if (sd_branch_keeps(attention, s)) {
+                size_t row = attention->row_before[s] - compact;
+                sd_attention_forward(a->kernels, store->qkv + row * 3 * d, sd_image_tokens(a, s), d, a->geometry.heads,
+                                     store->attention + row * d, work->attention);
+            }
+        sd_sgemm(false, true, rows1, d, d, 1.0f, store->attention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch, d);
+    }
+    branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), store->middle);
+
+    branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2, store->mean2,
+                store->rstd2);
+    if (rows2 > 0) {
+        sd_sgemm(false, true, rows2, f, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, f);
+        a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), gelu, f);
+        sd_sgemm(false, true, rows2, d, f, 1.0f, gelu, f, SD_PARAMETER(fc2_weight), f, 0.0f, work->branch, d);
+    }
+    if (out != NULL)
+        branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), out);
+}
+
+void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
+                       size_t thread, float *partial) {
+    const sd_layout *l = &model->layout;
+    const sd_layer_work *layer = &a->layer;
+    const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
+    sd_thread_work *work = &a->thread_work[thread];
+    size_t d = a->geometry.dim, f = a->geometry.hidden;
+    size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
+    size_t compact1 = attention->row_before[chunk->first], compact2 = mlp->row_before[chunk->first];
+    sd_partial_layout p = sd_partials_of(&a->geometry);
+    sd_block_store store = sd_chunk_store(a, block, chunk, thread, false);
+    float *dx = layer->dx + a->image_row[chunk->first] * d;
+    float *normal1 = layer->normal1 + compact1 * d, *dqkv = layer->dqkv + compact1 * 3 * d;
+    float *dattention = layer->dattention + compact1 * d;
+    float *normal2 = layer->normal2 + compact2 * d, *dhidden = layer->dhidden + compact2 * f;
+    float *gelu = layer->gelu + compact2 * f, *dmlp = layer->dmlp + compact2 * d;
+
+    if (a->mode == SD_ACTIVATIONS_MEMORY)
+        sd_block_forward(model, a, block, chunk, &store, NULL, normal1, normal2, gelu, work);
+
+    branch_gather(a, mlp, chunk, dx, dmlp);
+    if (rows2 > 0) {
+        a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
+        sd_sgemm(false, false, rows2, f, d, 1.0f, dmlp, d, SD_PARAMETER(fc2_weight), f, 0.0f, dhidden, f);
+        a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
+        sd_sgemm(false, false, rows2, d, f, 1.0f, dhidden, f, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
+    }
+    branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2, SD_PARAMETER(norm2_weight),
+                         SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight, partial + p.norm2_bias, normal2);
+
+    branch_gather(a, attention, chunk, dx, dattention);
+    if (rows1 > 0) {
+        a->kernels->column_sum(dattention, rows1, d, d, partial + p.proj_bias);
+        sd_sgemm(false, false, rows1, d, d, 1.0f, dattention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch, d);
+        for (size_t s = chunk->first; s < chunk->last; s++)
+            if (sd_branch_keeps(attention, s)) {
+                size_t row = attention->row_before[s] - compact1;
+                sd_attention_backward(a->kernels, store.qkv + row * 3 * d, work->branch + row * d,
+                                      sd_image_tokens(a, s), d, a->geometry.heads, dqkv + row * 3 * d, work->attention);
+            }
+        a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
+        sd_sgemm(false, false, rows1, d, 3 * d, 1.0f, dqkv, 3 * d, SD_PARAMETER(qkv_weight), d, 0.0f, work->branch, d);
+    }
+    branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1, SD_PARAMETER(norm1_weight),
+                         SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight, partial + p.norm1_bias, normal1);
+}
+
+/* ---- the attention of a last block of which only the class tokens are read ------------------ */
+
+void sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread) {
+    const sd_layout *l = &model->layout;
+    const sd_geometry *g = &a->geometry;
+    const sd_tail *tail = &a->tail;
+    size_t block = g->depth - 1, d = g->dim, size = d / g->heads;
+    const sd_branch *branch = &a->branches[2 * block];
+    sd_thread_work *work = &a->thread_work[thread];
+    sd_block_store store = sd_chunk_store(a, block, chunk, thread, true);
+    size_t rows = branch_rows(branch, chunk), compact = branch->row_before[chunk->first];
+    size_t first = branch->image_before[chunk->first], images = branch->image_before[chunk->last] - first;
+    const float *qkv_weight = SD_PARAMETER(qkv_weight), *qkv_bias = SD_PARAMETER(qkv_bias);
+
+    for (size_t s = chunk->first; s < chunk->last; s++)
+        memcpy(tail->x + s * d, store.x + (a->image_row[s] - a->image_row[chunk->first]) * d, d * sizeof(float));
+    branch_norm(a, branch, chunk, store.x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal, store.mean1,
+                store.rstd1);
+    if (rows == 0)
+        return;
+    sd_sgemm(false, true, rows, 2 * d, d, 1.0f, work->normal, d, qkv_weight + d * d, d, 0.0f, store.qkv, 2 * d);
+    a->kernels->add_bias(store.qkv, rows, 2 * d, 2 * d, qkv_bias + d);
+    for (size_t s = chunk->first; s < chunk->last; s++)
+        if (sd_branch_keeps(branch, s))
+            memcpy(tail->normal1 + branch->image_before[s] * d, work->normal + (branch->row_before[s] - compact) * d,
+                   d * sizeof(float));
+    sd_sgemm(false, true, images, d, d, 1.0f, tail->normal1 + first * d, d, qkv_weight, d, 0.0f, tail->query + first * d,
+             d);
+    a->kernels->add_bias(tail->query + first * d, images, d, d, qkv_bias);
+    float scale = 1.0f / __builtin_sqrtf((float)size);
+    for (size_t s = chunk->first; s < chunk->last; s++) {
+        if (!sd_branch_keeps(branch, s))
+            continue;
+        const float *keys = store.qkv + (branch->row_before[s] - compact) * 2 * d;
+        size_t tokens = sd_image_tokens(a, s), image = branch->image_before[s];
+        size_t stride = sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD;
+        for (size_t h = 0; h < g->heads; h++)
+            a->kernels->attend_one(tail->query + image * d + h * size, keys + h * size, keys + d + h * size, tokens,
+                                   size, 2 * d, scale, tail->probabilities + tail->probability_start[s] + h * stride,
+                                   tail->attention + image * d + h * size);
+    }
+}
+
+void sd_class_block_backward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
+                             float *partial) {
+    const sd_layout *l = &model->layout;
+    const sd_geometry *g = &a->geometry;
+    const sd_tail *tail = &a->tail;
+    size_t block = g->depth - 1, d = g->dim, size = d / g->heads;
+    const sd_branch *branch = &a->branches[2 * block];
+    sd_thread_work *work = &a->thread_work[thread];
+    sd_block_store store = sd_chunk_store(a, block, chunk, thread, false);
+    size_t rows = branch_rows(branch, chunk), compact = branch->row_before[chunk->first];
+    size_t first = branch->image_before[chunk->first], images = branch->image_before[chunk->last] - first;
+    size_t start = a->image_row[chunk->first];
+    const float *qkv_weight = SD_PARAMETER(qkv_weight);
+    sd_partial_layout p = sd_partials_of(g);
+    float *dx = a->layer.dx + start * d, *dkv = a->layer.dqkv + compact * 2 * d;
+
+    memset(dx, 0, (a->image_row[chunk->last] - start) * d * sizeof *dx);
+    for (size_t s = chunk->first; s < chunk->last; s++)
+        memcpy(dx + (a->image_row[s] - start) * d, tail->dmiddle + s * d, d * sizeof *dx);
+    if (rows == 0)
+        return;
+    float scale = 1.0f / __builtin_sqrtf((float)size);
+    for (size_t s = chunk->first; s < chunk->last; s++) {
+        if (!sd_branch_keeps(branch, s))
+            continue;
+        size_t row = branch->row_before[s] - compact, tokens = sd_image_tokens(a, s), image = branch->image_before[s];
+        size_t stride = sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD;
+        const float *keys = store.qkv + row * 2 * d;
+        float *dkeys = dkv + row * 2 * d;
+        for (size_t h = 0; h < g->heads; h++)
+            a->kernels->attend_one_backward(
+                tail->query + image * d + h * size, keys + h * size, keys + d + h * size,
+                tail->probabilities + tail->probability_start[s] + h * stride, tail->dattention + image * d + h * size,
+                tokens, size, 2 * d, scale, work->attention, tail->dquery + image * d + h * size, dkeys + h * size,
+                dkeys + d + h * size, 2 * d);
+    }
+    a->kernels->column_sum(tail->dquery + first * d, images, d, d, partial + p.qkv_bias);
+    a->kernels->column_sum(dkv, rows, 2 * d, 2 * d, partial + p.qkv_bias + d);
+    sd_sgemm(false, false, rows, d, 2 * d, 1.0f, dkv, 2 * d, qkv_weight + d * d, d, 0.0f, work->branch, d);
+    /* the queries' part reaches the class rows only */
+    sd_sgemm(false, false, images, d, d, 1.0f, tail->dquery + first * d, d, qkv_weight, d, 0.0f, work->normal, d);
+    for (size_t s = chunk->first; s < chunk->last; s++)
+        if (sd_branch_keeps(branch, s)) {
+            float *row = work->branch + (branch->row_before[s] - compact) * d;
+            const float *from = work->normal + (branch->image_before[s] - first) * d;
+            for (size_t j = 0; j < d; j++)
+                row[j] += from[j];
+        }
+    branch_norm_backward(a, branch, chunk, work->branch, store.x, store.mean1, store.rstd1, SD_PARAMETER(norm1_weight),
+                         SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight, partial + p.norm1_bias,
+                         a->layer.normal1 + compact * d);
+}

@@ -1,0 +1,193 @@
+/* The forward pass. Chunks of images go through all blocks independently of each other, without a barrier between layers; then come the rows of
+ * the class tokens (tail.c). */
+#include "math/math.h"
+#include "model/model.h"
+
+#include <string.h>
+
+SD_API void sd_forward_options_init(sd_forward_options *options) {
+    memset(options, 0, sizeof *options);
+    options->size = sizeof *options;
+    options->head = 1;
+}
+
+SD_API void sd_forward_outputs_init(sd_forward_outputs *outputs) {
+    memset(outputs, 0, sizeof *outputs);
+    outputs->size = sizeof *outputs;
+}
+
+/* ---- the pass's tables --------------------------------------------------------------------- */
+
+static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, size_t count) {
+    const sd_geometry *g = &a->geometry;
+    SD_REQUIRE(groups != NULL && count == a->group_count, SD_ERR_ARGUMENT,
+               "group_count is %zu: the activations were planned for %zu groups", groups == NULL ? (size_t)0 : count,
+               a->group_count);
+    size_t images = 0;
+    for (size_t i = 0; i < count; i++) {
+        const sd_image_group *planned = &a->planned[i];
+        SD_REQUIRE(groups[i].height == planned->height && groups[i].width == planned->width, SD_ERR_ARGUMENT,
+                   "group %zu has images of %zu x %zu pixels: the activations were planned for %zu x %zu", i,
+                   groups[i].height, groups[i].width, planned->height, planned->width);
+        SD_REQUIRE(groups[i].count <= planned->count, SD_ERR_ARGUMENT,
+                   "group %zu has %zu images: the activations were planned for at most %zu", i, groups[i].count,
+                   planned->count);
+        SD_REQUIRE(groups[i].pixels != NULL || groups[i].count == 0, SD_ERR_ARGUMENT, "the pixels of group %zu are NULL",
+                   i);
+        images += groups[i].count;
+    }
+    SD_REQUIRE(images > 0, SD_ERR_ARGUMENT, "the groups have no images");
+
+    a->images = a->rows = a->chunk_count = 0;
+    size_t probability = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t tokens = sd_geometry_tokens(g, groups[i].height, groups[i].width);
+        size_t padded = sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD;
+        size_t per_chunk = sd_size_max(a->max_chunk_rows / tokens, 1);
+        a->groups[i] = groups[i];
+        a->group_first[i] = a->images;
+        a->group_tokens[i] = tokens;
+        for (size_t s = 0; s < groups[i].count; s++) {
+            if (s % per_chunk == 0)
+                a->chunks[a->chunk_count++] =
+                    (sd_chunk){a->images, a->images + sd_size_min(per_chunk, groups[i].count - s)};
+            a->tail.probability_start[a->images] = probability;
+            probability += g->heads * padded;
+            a->image_row[a->images++] = a->rows;
+            a->rows += tokens;
+        }
+    }
+    a->group_first[count] = a->images;
+    a->image_row[a->images] = a->rows;
+    return SD_OK;
+}
+
+/* ---- one chunk ----------------------------------------------------------------------------- */
+
+typedef struct forward_work {
+    const sd_model *model;
+    sd_activations *a;
+    const sd_forward_outputs *outputs;
+} forward_work;
+
+/* x = [class token; W patches + b] + position embedding. */
+static void embed_chunk(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, float *x,
+                        sd_thread_work *work) {
+    const sd_geometry *g = &a->geometry;
+    const float *parameters = model->parameters;
+    size_t d = g->dim, start = a->image_row[chunk->first], rows = a->image_row[chunk->last] - start;
+    size_t group = sd_group_of(a, chunk->first);
+    const sd_image_group *images = &a->groups[group];
+    size_t image_values = g->channels * images->height * images->width;
+    for (size_t s = chunk->first; s < chunk->last; s++) {
+        /* the class token has a row of zeros, so that one product does all rows */
+        float *patches = work->patches + (a->image_row[s] - start) * g->patch_values;
+        memset(patches, 0, g->patch_values * sizeof *patches);
+        sd_patches_gather(images->pixels + (s - a->group_first[group]) * image_values, g->channels, images->height,
+                          images->width, g->patch, patches + g->patch_values);
+    }
+    sd_sgemm(false, true, rows, d, g->patch_values, 1.0f, work->patches, g->patch_values,
+             parameters + model->layout.patch_weight, g->patch_values, 0.0f, x, d);
+    const float *class_token = parameters + model->layout.cls_token, *bias = parameters + model->layout.patch_bias;
+    size_t tokens = a->group_tokens[group];
+    for (size_t s = chunk->first; s < chunk->last; s++) {
+        const float *position = a->positions[group];
+        for (size_t t = 0; t < tokens; t++, x += d, position += d) {
+            const float *offset = t == 0 ? class_token : bias;
+            for (size_t j = 0; j < d; j++)
+                x[j] += offset[j] + position[j];
+        }
+    }
+}
+
+static void leave_tokens(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, const float *x,
+                         const sd_forward_outputs *outputs, sd_thread_work *work) {
+    size_t d = a->geometry.dim, start = a->image_row[chunk->first], rows = a->image_row[chunk->last] - start;
+    for (size_t s = chunk->first; s < chunk->last; s++)
+        memcpy(a->tail.out + s * d, x + (a->image_row[s] - start) * d, d * sizeof(float));
+    if (outputs->tokens != NULL)
+        memcpy(outputs->tokens + start * d, x, rows * d * sizeof(float));
+    if (outputs->tokens_norm != NULL) /* mean and deviation are not needed: they go where nothing is kept any more */
+        a->kernels->layer_norm(x, rows, d, model->parameters + model->layout.norm_weight,
+                               model->parameters + model->layout.norm_bias, outputs->tokens_norm + start * d,
+                               work->normal, work->branch);
+}
+
+static void forward_task(void *argument, size_t index, size_t thread) {
+    const forward_work *job = argument;
+    sd_activations *a = job->a;
+    const sd_model *model = job->model;
+    if (atomic_load_explicit(&a->cancelled, memory_order_relaxed))
+        return;
+    if (sd_cancelled(a->context)) {
+        atomic_store(&a->cancelled, true);
+        return;
+    }
+    const sd_chunk *chunk = &a->chunks[index];
+    sd_thread_work *work = &a->thread_work[thread];
+    size_t depth = a->geometry.depth, d = a->geometry.dim;
+    size_t full_blocks = a->all_tokens ? depth : depth - 1;
+    sd_block_store store = sd_chunk_store(a, 0, chunk, thread, true);
+    embed_chunk(model, a, chunk, store.x, work);
+    for (size_t block = 0; block < full_blocks; block++) {
+        float *out = store.x;
+        if (a->mode != SD_ACTIVATIONS_INFERENCE)
+            out = a->blocks[block + 1].x + a->image_row[chunk->first] * d;
+        sd_block_forward(model, a, block, chunk, &store, out, work->normal, work->normal, work->gelu, work);
+        if (block + 1 < depth)
+            store = sd_chunk_store(a, block + 1, chunk, thread, true);
+        else
+            store.x = out;
+    }
+    if (a->all_tokens)
+        leave_tokens(model, a, chunk, store.x, job->outputs, work);
+    else
+        sd_class_block_forward(model, a, chunk, thread);
+}
+
+/* ---- the pass ------------------------------------------------------------------------------ */
+
+SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, const sd_image_group *groups,
+                                  size_t group_count, const sd_forward_options *options_source,
+                                  const sd_forward_outputs *outputs_source) {
+    SD_REQUIRE(model != NULL && a != NULL, SD_ERR_ARGUMENT, "%s is NULL", model == NULL ? "model" : "activations");
+    sd_forward_options options;
+    sd_forward_outputs outputs;
+    sd_forward_options_init(&options);
+    sd_forward_outputs_init(&outputs);
+    sd_status status = sd_config_read(&options, sizeof options, options_source, "sd_forward_options");
+    if (status == SD_OK)
+        status = sd_config_read(&outputs, sizeof outputs, outputs_source, "sd_forward_outputs");
+    if (status != SD_OK)
+        return status;
+    const sd_geometry *g = &a->geometry;
+    SD_REQUIRE(memcmp(&model->geometry, g, sizeof *g) == 0, SD_ERR_MISMATCH,
+               "the activations were made for a model of another configuration");
+    bool head = options.head != 0 && g->head_layers > 0;
+    SD_REQUIRE(outputs.features == NULL || head, SD_ERR_ARGUMENT,
+               "features are asked for, but %s", g->head_layers == 0 ? "the model has no head" : "options.head is 0");
+    SD_REQUIRE((outputs.tokens == NULL && outputs.tokens_norm == NULL) || a->all_tokens, SD_ERR_ARGUMENT,
+               "tokens are asked for, but the activations were planned without all_tokens");
+    a->has_forward = false;
+    status = begin_pass(a, groups, group_count);
+    if (status != SD_OK)
+        return status;
+    for (size_t i = 0; i < group_count; i++)
+        sd_position_forward(model->parameters + model->layout.position, g->grid, g->dim, groups[i].height / g->patch,
+                            groups[i].width / g->patch, g->interpolate_offset, a->positions[i]);
+    sd_drop_paths(a, &options);
+
+    forward_work work = {model, a, &outputs};
+    atomic_store(&a->cancelled, false);
+    SD_TRY(sd_run(a->context, forward_task, &work, a->chunk_count));
+    SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");
+    SD_TRY(sd_tail_forward(model, a, head));
+    if (outputs.class_tokens != NULL)
+        memcpy(outputs.class_tokens, a->tail.normal, a->images * g->dim * sizeof(float));
+    if (outputs.features != NULL)
+        memcpy(outputs.features, a->tail.features, a->images * g->head_width[g->head_layers] * sizeof(float));
+    a->has_forward = true;
+    a->has_head = head;
+cleanup:
+    return status;
+}

@@ -1,0 +1,242 @@
+/* What happens to one row per image: the rest of a last block of which only the class tokens are read, the final norm, and the head. */
+#include "math/math.h"
+#include "model/model.h"
+
+#include <string.h>
+
+/* ---- what a product does with a finished tile ---------------------------------------------- */
+
+typedef struct bias_finish {
+    const sd_kernels *kernels;
+    const float *bias;
+    float *gelu; /* NULL: only the bias is added */
+} bias_finish;
+
+static void finish_bias(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
+    const bias_finish *data = product->finish_data;
+    size_t place = row * product->ldc + column;
+    data->kernels->bias_gelu(product->c + place, rows, columns, product->ldc, data->bias + column,
+                             data->gelu == NULL ? NULL : data->gelu + place, product->ldc);
+}
+
+typedef struct gelu_finish {
+    const sd_kernels *kernels;
+    const float *hidden;
+    float *dbias;
+} gelu_finish;
+
+/* The product must not be cut into tiles of rows: the sums over rows are not shared between threads. */
+static void finish_gelu_backward(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
+    const gelu_finish *data = product->finish_data;
+    size_t place = row * product->ldc + column;
+    data->kernels->gelu_backward(data->hidden + place, product->c + place, rows, columns, product->ldc, NULL,
+                                 data->dbias + column);
+}
+
+/* Y[m x out] = X[m x in] W' */
+static sd_product linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y) {
+    return (sd_product){.tb = true, .m = rows, .n = out, .k = in, .a = x, .lda = in, .b = weight, .ldb = in, .c = y,
+                        .ldc = out};
+}
+
+/* dX[m x in] = dY[m x out] W */
+static sd_product linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in,
+                                  float *dx) {
+    return (sd_product){.m = rows, .n = in, .k = out, .a = dy, .lda = out, .b = weight, .ldb = in, .c = dx, .ldc = in,
+                        .tile_m = SD_BLAS_MAX};
+}
+
+/* dW[out x in] += dY' X */
+static sd_product linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight) {
+    return (sd_product){.ta = true, .m = out, .n = in, .k = rows, .a = dy, .lda = out, .b = x, .ldb = in, .beta = 1.0f,
+                        .c = dweight, .ldc = in};
+}
+
+/* ---- rows of kept images ------------------------------------------------------------------- */
+
+static void row_residual(const sd_activations *a, const sd_branch *branch, const float *x, const float *y,
+                         const float *bias, float *out) {
+    size_t d = a->geometry.dim;
+    for (size_t s = 0; s < a->images; s++) {
+        if (sd_branch_keeps(branch, s))
+            a->kernels->residual(out + s * d, x + s * d, y + branch->image_before[s] * d, 1, d, bias, branch->scale);
+        else
+            memcpy(out + s * d, x + s * d, d * sizeof *out);
+    }
+}
+
+static void row_gather(const sd_activations *a, const sd_branch *branch, const float *dx, float *dy) {
+    size_t d = a->geometry.dim;
+    for (size_t s = 0; s < a->images; s++)
+        if (sd_branch_keeps(branch, s))
+            a->kernels->scaled_copy(dy + branch->image_before[s] * d, dx + s * d, d, branch->scale);
+}
+
+/* ---- forward ------------------------------------------------------------------------------- */
+
+static sd_status class_block_rest(const sd_model *model, sd_activations *a) {
+    const sd_layout *l = &model->layout;
+    sd_tail *tail = &a->tail;
+    size_t block = a->geometry.depth - 1, d = a->geometry.dim, f = a->geometry.hidden;
+    const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
+    size_t kept1 = attention->image_before[a->images], kept2 = mlp->image_before[a->images];
+    sd_status status;
+
+    sd_product proj = linear_forward(tail->attention, kept1, d, SD_PARAMETER(proj_weight), d, tail->branch);
+    SD_TRY(sd_run_products(a->context, &proj, 1, NULL, NULL));
+    row_residual(a, attention, tail->x, tail->branch, SD_PARAMETER(proj_bias), tail->middle);
+    for (size_t s = 0; s < a->images; s++)
+        if (sd_branch_keeps(mlp, s)) {
+            size_t to = mlp->image_before[s];
+            a->kernels->layer_norm(tail->middle + s * d, 1, d, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias),
+                                   tail->normal2 + to * d, tail->mean2 + to, tail->rstd2 + to);
+        }
+    bias_finish finish = {a->kernels, SD_PARAMETER(fc1_bias), tail->gelu};
+    sd_product fc1 = linear_forward(tail->normal2, kept2, d, SD_PARAMETER(fc1_weight), f, tail->hidden);
+    fc1.finish = finish_bias;
+    fc1.finish_data = &finish;
+    SD_TRY(sd_run_products(a->context, &fc1, 1, NULL, NULL));
+    sd_product fc2 = linear_forward(tail->gelu, kept2, f, SD_PARAMETER(fc2_weight), d, tail->branch);
+    SD_TRY(sd_run_products(a->context, &fc2, 1, NULL, NULL));
+    row_residual(a, mlp, tail->middle, tail->branch, SD_PARAMETER(fc2_bias), tail->out);
+cleanup:
+    return status;
+}
+
+sd_status sd_head_forward(const sd_model *model, sd_activations *a) {
+    const sd_geometry *g = &a->geometry;
+    sd_tail *tail = &a->tail;
+    for (size_t i = 0; i < g->head_layers; i++) {
+        bool last = i + 1 == g->head_layers;
+        bias_finish finish = {a->kernels, model->parameters + model->layout.head_bias[i],
+                              last ? NULL : tail->head_in[i + 1]};
+        sd_product product = linear_forward(tail->head_in[i], a->images, g->head_width[i],
+                                            model->parameters + model->layout.head_weight[i], g->head_width[i + 1],
+                                            tail->head_pre[i]);
+        product.finish = finish_bias;
+        product.finish_data = &finish;
+        sd_status status = sd_run_products(a->context, &product, 1, NULL, NULL);
+        if (status != SD_OK)
+            return status;
+    }
+    sd_unit_rows_forward(tail->head_pre[g->head_layers - 1], a->images, g->head_width[g->head_layers], tail->features,
+                         tail->lengths);
+    return SD_OK;
+}
+
+sd_status sd_tail_forward(const sd_model *model, sd_activations *a, bool head) {
+    sd_tail *tail = &a->tail;
+    if (!a->all_tokens) {
+        sd_status status = class_block_rest(model, a);
+        if (status != SD_OK)
+            return status;
+    }
+    a->kernels->layer_norm(tail->out, a->images, a->geometry.dim, model->parameters + model->layout.norm_weight,
+                           model->parameters + model->layout.norm_bias, tail->normal, tail->mean, tail->rstd);
+    return head ? sd_head_forward(model, a) : SD_OK;
+}
+
+/* ---- backward ------------------------------------------------------------------------------ */
+
+sd_status sd_head_backward(const sd_model *model, sd_activations *a, const float *dfeatures, float *gradient) {
+    const sd_geometry *g = &a->geometry;
+    const sd_layout *l = &model->layout;
+    sd_tail *tail = &a->tail;
+    size_t rows = a->images, last = g->head_layers;
+    sd_unit_rows_backward(dfeatures, tail->features, tail->lengths, rows, g->head_width[last], tail->dhead[last]);
+    a->kernels->column_sum(tail->dhead[last], rows, g->head_width[last], g->head_width[last],
+                           gradient + l->head_bias[last - 1]);
+    for (size_t i = last; i-- > 0;) {
+        gelu_finish finish = {a->kernels, i > 0 ? tail->head_pre[i - 1] : NULL,
+                              i > 0 ? gradient + l->head_bias[i - 1] : NULL};
+        sd_product product = linear_backward(tail->dhead[i + 1], rows, g->head_width[i + 1],
+                                             model->parameters + l->head_weight[i], g->head_width[i], tail->dhead[i]);
+        if (i > 0) {
+            product.finish = finish_gelu_backward;
+            product.finish_data = &finish;
+        }
+        sd_status status = sd_run_products(a->context, &product, 1, NULL, NULL);
+        if (status != SD_OK)
+            return status;
+    }
+    return SD_OK;
+}
+
+sd_status sd_tail_backward(const sd_model *model, sd_activations *a, const float *dclass, const float *dfeatures,
+                           float *gradient) {
+    const sd_layout *l = &model->layout;
+    sd_tail *tail = &a->tail;
+    size_t rows = a->images, d = a->geometry.dim;
+    if (dfeatures != NULL) {
+        sd_status status = sd_head_backward(model, a, dfeatures, gradient);
+        if (status != SD_OK)
+            return status;
+    } else {
+        memset(tail->dhead[0], 0, rows * d * sizeof(float));
+    }
+    if (dclass != NULL)
+        for (size_t i = 0; i < rows * d; i++)
+            tail->dhead[0][i] += dclass[i];
+    memset(tail->dout, 0, rows * d * sizeof(float));
+    a->kernels->layer_norm_backward(tail->dhead[0], tail->out, tail->mean, tail->rstd, rows, d,
+                                    model->parameters + l->norm_weight, model->parameters + l->norm_bias, tail->dout,
+                                    gradient + l->norm_weight, gradient + l->norm_bias, NULL);
+    return SD_OK;
+}
+
+sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float *gradient) {
+    const sd_layout *l = &model->layout;
+    sd_tail *tail = &a->tail;
+    size_t block = a->geometry.depth - 1, d = a->geometry.dim, f = a->geometry.hidden;
+    const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
+    size_t kept1 = attention->image_before[a->images], kept2 = mlp->image_before[a->images];
+    float *dblock = gradient + block * l->block_stride;
+    sd_status status;
+
+    row_gather(a, mlp, tail->dout, tail->dmlp);
+    a->kernels->column_sum(tail->dmlp, kept2, d, d, dblock + l->fc2_bias);
+    gelu_finish finish = {a->kernels, tail->hidden, dblock + l->fc1_bias};
+    sd_product fc2 = linear_backward(tail->dmlp, kept2, d, SD_PARAMETER(fc2_weight), f, tail->dhidden);
+    fc2.finish = finish_gelu_backward;
+    fc2.finish_data = &finish;
+    SD_TRY(sd_run_products(a->context, &fc2, 1, NULL, NULL));
+    sd_product fc1 = linear_backward(tail->dhidden, kept2, f, SD_PARAMETER(fc1_weight), d, tail->dnormal);
+    SD_TRY(sd_run_products(a->context, &fc1, 1, NULL, NULL));
+    memcpy(tail->dmiddle, tail->dout, a->images * d * sizeof(float));
+    for (size_t s = 0; s < a->images; s++)
+        if (sd_branch_keeps(mlp, s)) {
+            size_t from = mlp->image_before[s];
+            a->kernels->layer_norm_backward(tail->dnormal + from * d, tail->middle + s * d, tail->mean2 + from,
+                                            tail->rstd2 + from, 1, d, SD_PARAMETER(norm2_weight),
+                                            SD_PARAMETER(norm2_bias), tail->dmiddle + s * d, dblock + l->norm2_weight,
+                                            dblock + l->norm2_bias, NULL);
+        }
+    row_gather(a, attention, tail->dmiddle, tail->dproj);
+    a->kernels->column_sum(tail->dproj, kept1, d, d, dblock + l->proj_bias);
+    sd_product proj = linear_backward(tail->dproj, kept1, d, SD_PARAMETER(proj_weight), d, tail->dattention);
+    SD_TRY(sd_run_products(a->context, &proj, 1, NULL, NULL));
+cleanup:
+    return status;
+}
+
+size_t sd_tail_products(const sd_model *model, const sd_activations *a, bool head, float *gradient,
+                        sd_product *products) {
+    const sd_geometry *g = &a->geometry;
+    const sd_layout *l = &model->layout;
+    const sd_tail *tail = &a->tail;
+    size_t count = 0, d = g->dim, f = g->hidden;
+    if (head)
+        for (size_t i = 0; i < g->head_layers; i++)
+            products[count++] = linear_weight(tail->dhead[i + 1], tail->head_in[i], a->images, g->head_width[i + 1],
+                                              g->head_width[i], gradient + l->head_weight[i]);
+    if (!a->all_tokens) {
+        const sd_branch *attention = &a->branches[2 * (g->depth - 1)], *mlp = attention + 1;
+        size_t kept1 = attention->image_before[a->images], kept2 = mlp->image_before[a->images];
+        float *dblock = gradient + (g->depth - 1) * l->block_stride;
+        products[count++] = linear_weight(tail->dmlp, tail->gelu, kept2, d, f, dblock + l->fc2_weight);
+        products[count++] = linear_weight(tail->dhidden, tail->normal2, kept2, f, d, dblock + l->fc1_weight);
+        products[count++] = linear_weight(tail->dproj, tail->attention, kept1, d, d, dblock + l->proj_weight);
+        products[count++] = linear_weight(tail->dquery, tail->normal1, kept1, d, d, dblock + l->qkv_weight);
+    }
+    return count;
+}
