@@ -1,0 +1,24 @@
+/* metrics.h - the numbers of every step: kept for the loss curve, and written to a CSV or JSON-lines file. */
+#ifndef METRICS_H
+#define METRICS_H
+
+#include <simdino/simdino.h>
+
+typedef struct metrics_row {
+    double step, loss, compression, expansion;
+    double knn; /* NAN where it was not measured */
+} metrics_row;
+
+typedef struct metrics metrics;
+
+/* `path` (NULL: only kept) ends in .csv, or .jsonl or .json for JSON lines. With first_step above 0 (a resumed run) the
+ * rows of earlier steps are taken over from the file, and later ones removed. NULL with the reason reported. */
+metrics *metrics_open(const char *path, uint64_t first_step);
+/* knn: accuracy measured after this step, else NAN. 0, or -1 with the reason reported. */
+int metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double knn);
+/* 0, or -1 with the reason reported: a full disk, for instance. Accepts NULL. */
+int metrics_close(metrics *m);
+
+const metrics_row *metrics_rows(const metrics *m, size_t *count);
+
+#endif

@@ -1,0 +1,10 @@
+/* png.h - PNG files of 8-bit red-green-blue pictures. */
+#ifndef PNG_H
+#define PNG_H
+
+#include <stdint.h>
+
+/* Writes height rows of width pixels. 0, or -1 with the reason reported. */
+int png_write(const char *path, const uint8_t *pixels, int width, int height);
+
+#endif

@@ -1,0 +1,30 @@
+/* sources.h - opens the data set that --data names. */
+#ifndef SOURCES_H
+#define SOURCES_H
+
+#include <simdino/simdino.h>
+
+typedef struct source {
+    sd_dataset *train;
+    sd_dataset *test;               /* NULL when there is none */
+    const char *name;               /* "Fashion-MNIST", "CIFAR-10", "IDX images" */
+    const char *const *class_names; /* NULL when unknown */
+    int32_t channels;
+    size_t width, height;
+} source;
+
+/* `path` is a folder with the four files of MNIST or Fashion-MNIST (plain or .gz), a folder with CIFAR-10's binary
+ * files, one IDX file of images (its labels and test images are looked for beside it), or CIFAR-10 files with commas
+ * between them.
+ * `test_path` (or NULL) names another place for the test images. Returns 0, or -1 with the reason reported. */
+int source_open(sd_context *context, const char *path, const char *test_path, source *data);
+void source_close(source *data);
+
+/* Number of classes: the largest label + 1; 0 without labels. */
+int32_t source_classes(const sd_dataset *dataset);
+
+#define SOURCE_PATH_HELP                                                                                              \
+    "the images: a folder with the IDX files of MNIST or Fashion-MNIST (plain or .gz), a folder with CIFAR-10's "     \
+    "binary files, one IDX file, or CIFAR-10 files with commas between them"
+
+#endif
