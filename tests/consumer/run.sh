@@ -1,0 +1,59 @@
+#!/bin/sh
+# Installs the library into a temporary prefix and builds consumers of it outside of the tree, in C99 and C++11, with the flags
+# of pkg-config alone: against the shared library, the static one, and the build tree. Prints TAP.
+#     sh run.sh SOURCE BUILD MESON PREFIX "CC" "CXX"      (CXX may be empty)
+set -u
+source=$1 build=$2 meson=$3 prefix=$4 cc=$5 cxx=$6
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+cp "$source/tests/consumer/consumer.c" "$source/tests/consumer/consumer.cpp" .
+
+number=0
+failed=0
+report() { # NAME STATUS LOG
+    number=$((number + 1))
+    if [ "$2" = 0 ]; then
+        echo "ok $number - $1"
+    else
+        echo "not ok $number - $1"
+        failed=1
+        sed 's/^/# /' "$3"
+    fi
+}
+
+"$meson" install -C "$build" --no-rebuild --destdir "$folder/root" >install.log 2>&1
+report "meson install" $? install.log
+installed=$folder/root$prefix
+module=$(find "$folder/root" -name simdino.pc)
+# The prefix is elsewhere than it was configured for: only that line of the file changes.
+sed "s|^prefix=.*|prefix=$installed|" "$module" >moved.pc && mv moved.pc "$module"
+library=$(PKG_CONFIG_PATH=$(dirname "$module") pkg-config --variable=libdir simdino)
+
+# NAME COMPILER SOURCE PKG_CONFIG_PATH LIBRARY_PATH [pkg-config argument]
+consume() {
+    # shellcheck disable=SC2046,SC2086 # words are wanted
+    {
+        $2 -Wall -Wextra -pedantic -Werror -o program "$3" \
+            $(PKG_CONFIG_PATH=$4${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH} pkg-config --cflags --libs ${6:-} simdino) $7 \
+            && LD_LIBRARY_PATH=$5${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} ./program
+    } >program.log 2>&1
+    report "$1" $? program.log
+    rm -f program
+}
+
+consume "C99, installed" "$cc -std=c99" consumer.c "$(dirname "$module")" "$library" "" "-lm"
+consume "C99, build tree" "$cc -std=c99" consumer.c "$build/meson-uninstalled" "$build/lib" "" "-lm"
+if [ -n "$cxx" ]; then
+    consume "C++11, installed" "$cxx -std=c++11" consumer.cpp "$(dirname "$module")" "$library" "" "-pthread"
+else
+    number=$((number + 1))
+    echo "ok $number - C++11, installed # SKIP no C++ compiler"
+fi
+# Without the shared library, -lsimdino means the static one.
+rm -f "$library"/libsimdino.so* "$library"/libsimdino*.dylib
+consume "C99, static" "$cc -std=c99" consumer.c "$(dirname "$module")" "" --static "-lm"
+
+echo "1..$number"
+exit $failed
