@@ -4,11 +4,6 @@
 
 #include <math.h>
 
-#if defined(__GNUC__) && !defined(__clang__)
-/* Else sqrtf() is a call for negative numbers, and its loop is not vectorised. */
-#pragma GCC optimize("no-math-errno")
-#endif
-
 /* AdamW (Loshchilov and Hutter 2019, algorithm 2, in torch.optim.AdamW's order):
  *     p <- keep p                                keep = 1 - lr weight_decay
  *     m <- beta1 m + (1-beta1) g

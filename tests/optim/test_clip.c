@@ -1,6 +1,6 @@
 /* Clipping by tensor (v1) and by module (v2) against the official code. */
 #include "optim/optim.h"
-#include "support/golden.h"
+#include "golden.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "support/failing_memory.h"
+#include "failing_memory.h"
 
 #define TENSORS_MAX 16
 

@@ -1,6 +1,6 @@
 /* AdamW, SGD and LARS against the official code, step by step; the fused step against the separate calls. */
 #include "optim/optim.h"
-#include "support/golden.h"
+#include "golden.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "support/failing_memory.h"
+#include "failing_memory.h"
 
 #define TENSORS_MAX 16
 

@@ -1,6 +1,6 @@
 /* Schedules against the official code's, value by value. */
 #include "optim/optim.h"
-#include "support/golden.h"
+#include "golden.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -1,4 +1,5 @@
-/* Golden files: NumPy .npz archives under tests/golden, and the tolerances recorded for their arrays. Any failure here fails the test. */
+/* Golden files: NumPy .npz archives under tests/golden, and the tolerances recorded for their arrays. Any failure here
+ * fails the test. */
 #ifndef SD_TEST_GOLDEN_H
 #define SD_TEST_GOLDEN_H
 
@@ -38,7 +39,8 @@ const char *golden_text(const golden_array *array, size_t index);
 /* The recorded tolerance of an array: tests/golden/tolerances.txt, which holds lines "file array maxabs err32 tol". */
 double golden_tolerance(const golden *archive, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Fails, naming array, index and both values, when |actual[i] - expected[i]| > tolerance anywhere or actual is not finite. */
+/* Fails, naming array, index and both values, when |actual[i] - expected[i]| > tolerance anywhere or actual is not
+ * finite. */
 void golden_compare_f32(const golden *archive, const char *name, const float *actual, size_t count, double tolerance);
 /* Largest |actual - expected| without failing; infinity when an actual value is not finite. */
 double golden_difference_f32(const float *actual, const float *expected, size_t count);
