@@ -1,0 +1,70 @@
+#!/bin/sh
+# The second command: installs what is missing, builds, and runs all tests.
+#     sh tests/run.sh            everything
+#     sh tests/run.sh quick      the normal build only
+# Everything is: the unit and golden tests, the examples, the ABI and symbol checks and consumers outside of the tree with a
+# normal build; the same tests with AddressSanitizer and UndefinedBehaviorSanitizer; the examples under valgrind.
+# Builds in build/tests (SIMDINO_TEST_BUILD names another place); CC and CXX choose the compilers. SIMDINO_WERROR=1 makes
+# warnings errors. The last line is "N passed, N failed", and the exit status is 0 when nothing failed.
+set -u
+
+source=$(cd "$(dirname "$0")/.." && pwd)
+build=${SIMDINO_TEST_BUILD:-$source/build/tests}
+what=${1:-all}
+case $what in
+all | quick) ;;
+*)
+    echo "usage: sh tests/run.sh [quick]" >&2
+    exit 2
+    ;;
+esac
+
+sh "$source/tests/install-packages.sh" test || exit 1
+mkdir -p "$build" || exit 1
+build=$(cd "$build" && pwd)
+started=$(date +%s)
+logs=""
+
+# Compiles without filling the terminal; shows the end of the output when it fails.
+prepare() { # FOLDER meson-option...
+    folder=$build/$1
+    shift
+    rm -f "$folder"/meson-logs/testlog*.json
+    reconfigure=""
+    [ -f "$folder/build.ninja" ] && reconfigure=--reconfigure
+    # shellcheck disable=SC2086
+    meson setup $reconfigure "$folder" "$source" -Dtests=enabled -Dwerror="$([ "${SIMDINO_WERROR:-0}" = 1 ] && echo true || echo false)" "$@" \
+        >"$folder.log" 2>&1 && ninja -C "$folder" >>"$folder.log" 2>&1 && return 0
+    tail -n 60 "$folder.log"
+    echo "The whole output: $folder.log"
+    return 1
+}
+
+heading() {
+    echo
+    echo "== $1 ($(($(date +%s) - started)) s)"
+}
+
+heading "normal build"
+prepare normal --buildtype=release -Ddebug=true && meson test -C "$build/normal" --no-rebuild
+logs="$logs normal=$build/normal/meson-logs/testlog.json"
+
+if [ "$what" = all ]; then
+    heading "build with AddressSanitizer and UndefinedBehaviorSanitizer"
+    prepare sanitized --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false &&
+        ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1:abort_on_error=0 \
+            UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C "$build/sanitized" --no-rebuild -t 4
+    logs="$logs sanitized=$build/sanitized/meson-logs/testlog.json"
+
+    if command -v valgrind >/dev/null 2>&1 && [ -f "$build/normal/build.ninja" ]; then
+        heading "examples under valgrind"
+        # The step is computed with two threads, but valgrind runs one at a time.
+        meson test -C "$build/normal" --no-rebuild --suite examples --logbase valgrind -t 8 \
+            --wrap "valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect"
+        logs="$logs valgrind=$build/normal/meson-logs/valgrind.json"
+    fi
+fi
+
+heading "results"
+# shellcheck disable=SC2086 # one argument for each run
+python3 "$source/tests/summary.py" $logs
