@@ -117,6 +117,10 @@ static void forward_task(void *argument, size_t index, size_t thread) {
     const forward_work *job = argument;
     sd_activations *a = job->a;
     const sd_model *model = job->model;
+    if (index >= a->chunk_count) {
+        a->side_function(a->side_work, index - a->chunk_count, thread);
+        return;
+    }
     if (atomic_load_explicit(&a->cancelled, memory_order_relaxed))
         return;
     if (sd_cancelled(a->context)) {
@@ -144,6 +148,15 @@ static void forward_task(void *argument, size_t index, size_t thread) {
     else
         sd_class_block_forward(model, a, chunk, thread);
 }
+
+void sd_activations_set_side_work(sd_activations *a, sd_parallel_function function, void *work, size_t count) {
+    a->side_function = function;
+    a->side_work = work;
+    a->side_count = count;
+    a->side_done = count == 0;
+}
+
+bool sd_activations_side_done(const sd_activations *a) { return a->side_done; }
 
 /* ---- the pass ------------------------------------------------------------------------------ */
 
@@ -179,7 +192,10 @@ SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, cons
 
     forward_work work = {model, a, &outputs};
     atomic_store(&a->cancelled, false);
-    SD_TRY(sd_run(a->context, forward_task, &work, a->chunk_count));
+    status = sd_run(a->context, forward_task, &work, a->chunk_count + a->side_count);
+    a->side_done = status == SD_OK;
+    a->side_count = 0;
+    SD_TRY(status);
     SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");
     SD_TRY(sd_tail_forward(model, a, head));
     if (outputs.class_tokens != NULL)

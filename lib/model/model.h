@@ -144,6 +144,10 @@ struct sd_activations {
     size_t *compact;                       /* row_before and image_before of all branches, where paths may be dropped */
     sd_branch *branches;                   /* 2 x depth: attention, mlp */
     sd_chunk *chunks;
+    sd_parallel_function side_function;    /* work of somebody else that the next forward runs beside its chunks */
+    void *side_work;
+    size_t side_count;
+    bool side_done;
     bool has_forward;                      /* a backward is possible */
     bool has_head;                         /* the forward computed the head */
 
@@ -178,6 +182,11 @@ static inline bool sd_branch_keeps(const sd_branch *branch, size_t image) {
 static inline const float *sd_block_parameter(const sd_model *model, size_t place, size_t block) {
     return model->parameters + place + block * model->layout.block_stride;
 }
+
+/* Hands the next forward pass `count` tasks of other work, which fill the threads while its last chunks run. side_done tells afterwards whether
+ * they were run (they are not when the pass fails before it starts). */
+void sd_activations_set_side_work(sd_activations *a, sd_parallel_function function, void *work, size_t count);
+bool sd_activations_side_done(const sd_activations *a);
 
 /* Bytes of the activations that sd_activations_create would make. */
 sd_status sd_activations_bytes(const sd_model_config *config, const sd_image_group *shapes, size_t group_count,
