@@ -1,11 +1,12 @@
 /* Checkpoints: one safetensors file with everything that training needs to go on.
  *
- *   metadata  format, format_version, library, steps, optimizer.steps, every setting of the configuration, and the checksums
+ *   metadata  format, format_version, library, steps, optimizer.steps, all settings of the configuration, the checksums
  *   tensors   student.NAME, teacher.NAME, optimizer.STATE.NAME for every tensor NAME of the model
  *
- * Compatibility: format_version rises when an older library could not read a file rightly. Within one version the settings may grow: a
- * newer library writes a setting that this one does not know only where it differs from its default, and this one then refuses the file (SD_ERR_VERSION),
- * since training on without it would be another training.
+ * Compatibility: format_version rises when an older library could not read a file rightly. Within one version the settings
+ * may grow: a setting added later is written only where it differs from its default, so that older libraries read the
+ * rest. A setting that this library does not know makes it refuse the file (SD_ERR_VERSION): to train on without it would
+ * be another training.
  */
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -175,8 +176,8 @@ static sd_status read_config(checkpoint *from) {
     sd_pretrainer_config_init(&from->config);
     for (size_t i = 0; i < sd_safetensors_metadata_count(from->file); i++) {
         const char *key = sd_safetensors_metadata_at(from->file, i)->key;
-        SD_REQUIRE(key_is_known(key), SD_ERR_VERSION, "%s: this library does not know its setting %.100s: use a newer one",
-                   from->path, key);
+        SD_REQUIRE(key_is_known(key), SD_ERR_VERSION,
+                   "%s: this library does not know its setting %.100s: use a newer one", from->path, key);
     }
     for (size_t i = 0; i < sd_setting_count(); i++) {
         const char *key = sd_setting_key(i), *text = sd_safetensors_metadata(from->file, key);

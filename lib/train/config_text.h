@@ -1,6 +1,6 @@
-/* A pretrainer's configuration as text, setting by setting: "model.dim" is "384", "lr" is "0.0005 (3f40624dd2f1a9fc)". Of numbers with a
- * fraction the readable part is for people; the bits in parentheses count, so that nothing is rounded and no locale matters.
- */
+/* A pretrainer's configuration as text, setting by setting: "model.dim" is "384", "lr" is "0.0005 (3f40624dd2f1a9fc)".
+ * Of numbers with a fraction the readable part is for people; the bits in parentheses count, so that nothing is rounded
+ * and no locale matters. */
 #ifndef SD_TRAIN_CONFIG_TEXT_H
 #define SD_TRAIN_CONFIG_TEXT_H
 
