@@ -8,8 +8,7 @@
 #include "font.h"
 #include "png.h"
 
-canvas *canvas_create(int width, int height)
-{
+canvas *canvas_create(int width, int height) {
     canvas *picture = malloc(sizeof *picture);
     uint8_t *pixels = malloc((size_t)width * (size_t)height * 3);
     if (picture == NULL || pixels == NULL) {
@@ -24,16 +23,14 @@ canvas *canvas_create(int width, int height)
     return picture;
 }
 
-void canvas_destroy(canvas *picture)
-{
+void canvas_destroy(canvas *picture) {
     if (picture != NULL) {
         free(picture->pixels);
         free(picture);
     }
 }
 
-void canvas_pixel(canvas *picture, int x, int y, color ink)
-{
+void canvas_pixel(canvas *picture, int x, int y, color ink) {
     if (x >= 0 && y >= 0 && x < picture->width && y < picture->height) {
         uint8_t *pixel = picture->pixels + ((size_t)y * (size_t)picture->width + (size_t)x) * 3;
         pixel[0] = ink.red;
@@ -42,8 +39,7 @@ void canvas_pixel(canvas *picture, int x, int y, color ink)
     }
 }
 
-void canvas_rectangle(canvas *picture, int x, int y, int width, int height, color ink)
-{
+void canvas_rectangle(canvas *picture, int x, int y, int width, int height, color ink) {
     for (int i = 0; i < height; i++) {
         for (int j = 0; j < width; j++) {
             canvas_pixel(picture, x + j, y + i, ink);
@@ -51,8 +47,7 @@ void canvas_rectangle(canvas *picture, int x, int y, int width, int height, colo
     }
 }
 
-void canvas_line(canvas *picture, double x0, double y0, double x1, double y1, double pen, color ink)
-{
+void canvas_line(canvas *picture, double x0, double y0, double x1, double y1, double pen, color ink) {
     double length = hypot(x1 - x0, y1 - y0), radius = pen / 2;
     int steps = (int)(length * 2) + 1;
     for (int s = 0; s <= steps; s++) {
@@ -67,13 +62,11 @@ void canvas_line(canvas *picture, double x0, double y0, double x1, double y1, do
     }
 }
 
-int canvas_text_width(int scale, const char *text)
-{
+int canvas_text_width(int scale, const char *text) {
     return (int)strlen(text) * GLYPH_WIDTH * scale;
 }
 
-void canvas_text(canvas *picture, int x, int y, int scale, color ink, const char *text)
-{
+void canvas_text(canvas *picture, int x, int y, int scale, color ink, const char *text) {
     for (; *text != '\0'; text++, x += GLYPH_WIDTH * scale) {
         const char *const *glyph = font_glyph(*text);
         for (int row = 0; glyph != NULL && row < GLYPH_HEIGHT && glyph[row] != NULL; row++) {
@@ -86,8 +79,7 @@ void canvas_text(canvas *picture, int x, int y, int scale, color ink, const char
     }
 }
 
-int canvas_write_png(const canvas *picture, int shrink, const char *path)
-{
+int canvas_write_png(const canvas *picture, int shrink, const char *path) {
     int width = picture->width / shrink, height = picture->height / shrink;
     canvas *small = canvas_create(width, height);
     if (small == NULL) {

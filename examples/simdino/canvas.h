@@ -14,7 +14,7 @@ typedef struct color {
     uint8_t red, green, blue;
 } color;
 
-#define GLYPH_WIDTH 6  /* with the gap behind it */
+#define GLYPH_WIDTH  6 /* with the gap behind it */
 #define GLYPH_HEIGHT 9 /* 7 above the base line, 2 below */
 
 /* A white canvas; NULL when memory is short. */

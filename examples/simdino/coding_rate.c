@@ -21,8 +21,7 @@ typedef struct rate_settings {
 
 /* Adds the outer products of `count` rows, at most 8, to the upper triangle of the d x d matrix `gram`, which passes
  * through the cache once for all of them. */
-static void add_outer_products(const double *rows, size_t count, size_t d, double *gram)
-{
+static void add_outer_products(const double *rows, size_t count, size_t d, double *gram) {
     for (size_t i = 0; i < d; i++) {
         double f[8];
         const double *row[8];
@@ -37,15 +36,13 @@ static void add_outer_products(const double *rows, size_t count, size_t d, doubl
     }
 }
 
-static double value_at(const npy_matrix *z, size_t index)
-{
+static double value_at(const npy_matrix *z, size_t index) {
     return z->floats != NULL ? (double)z->floats[index] : z->doubles[index];
 }
 
 /* (tr G)^2 / tr(G^2) with G = Z'Z: how many directions the rows spread over, counted softly. ZZ' has the same
  * eigenvalues but for zeros: the smaller of the two is formed. Negative when memory is short. */
-static double effective_rank(const npy_matrix *z)
-{
+static double effective_rank(const npy_matrix *z) {
     size_t n = z->rows, d = z->columns, side = n < d ? n : d, length = n < d ? d : n;
     double *gram = calloc(side * side, sizeof *gram), *block = malloc(8 * side * sizeof *block);
     double result = -1;
@@ -74,8 +71,7 @@ static double effective_rank(const npy_matrix *z)
     return result;
 }
 
-static int normalize_rows(npy_matrix *z)
-{
+static int normalize_rows(npy_matrix *z) {
     if (z->floats != NULL) {
         sd_status status = sd_normalize_rows(z->floats, z->rows, z->columns, z->columns, NULL);
         return status == SD_OK ? EXIT_OK : failed("cannot normalise", status);
@@ -92,16 +88,14 @@ static int normalize_rows(npy_matrix *z)
     return EXIT_OK;
 }
 
-static int print_rate(npy_matrix *z, const rate_settings *s)
-{
+static int print_rate(npy_matrix *z, const rate_settings *s) {
     if (s->normalize && normalize_rows(z) != EXIT_OK) {
         return EXIT_FAILED;
     }
     double rate = 0;
-    sd_status status =
-        z->floats != NULL
-            ? sd_coding_rate(z->floats, z->rows, z->columns, z->columns, s->eps, &rate, NULL, 0)
-            : sd_coding_rate_f64(z->doubles, z->rows, z->columns, z->columns, s->eps, &rate, NULL, 0);
+    sd_status status = z->floats != NULL
+                           ? sd_coding_rate(z->floats, z->rows, z->columns, z->columns, s->eps, &rate, NULL, 0)
+                           : sd_coding_rate_f64(z->doubles, z->rows, z->columns, z->columns, s->eps, &rate, NULL, 0);
     if (status != SD_OK) {
         return failed("cannot compute the coding rate", status);
     }
@@ -115,8 +109,7 @@ static int print_rate(npy_matrix *z, const rate_settings *s)
     return EXIT_OK;
 }
 
-static int rate_of_embeddings(const rate_settings *s, sd_context *context)
-{
+static int rate_of_embeddings(const rate_settings *s, sd_context *context) {
     sd_pretrainer_config trained = {.size = sizeof trained};
     sd_model *model = NULL;
     sd_status status = sd_checkpoint_info(context, s->weights, &trained, NULL);
@@ -145,8 +138,7 @@ static int rate_of_embeddings(const rate_settings *s, sd_context *context)
     return result;
 }
 
-static int rate_of_file(const rate_settings *s)
-{
+static int rate_of_file(const rate_settings *s) {
     npy_matrix z;
     if (npy_read(s->file, &z) != 0) {
         return EXIT_FAILED;
@@ -156,28 +148,56 @@ static int rate_of_file(const rate_settings *s)
     return result;
 }
 
-int command_coding_rate(int argc, char **argv)
-{
+int command_coding_rate(int argc, char **argv) {
     static const char *const splits[] = {"train", "test", NULL};
     rate_settings s = {.eps = 0.05};
     option options[] = {
-        {.kind = OPTION_REAL, .name = "eps", .value = "X", .target = &s.eps, .least = 1e-300, .most = 1e300,
+        {.kind = OPTION_REAL,
+         .name = "eps",
+         .value = "X",
+         .target = &s.eps,
+         .least = 1e-300,
+         .most = 1e300,
          .help = "the paper's epsilon squared (default: 0.05)"},
-        {.kind = OPTION_FLAG, .name = "normalize", .target = &s.normalize,
+        {.kind = OPTION_FLAG,
+         .name = "normalize",
+         .target = &s.normalize,
          .help = "divide each row by its length first"},
         {.kind = OPTION_HEADING, .name = "Embeddings instead of a file"},
-        {.kind = OPTION_TEXT, .name = "weights", .letter = 'w', .value = "FILE", .target = &s.weights,
+        {.kind = OPTION_TEXT,
+         .name = "weights",
+         .letter = 'w',
+         .value = "FILE",
+         .target = &s.weights,
          .help = "the checkpoint of simdino pretrain"},
         {.kind = OPTION_TEXT, .name = "data", .value = "PATH", .target = &s.data, .help = SOURCE_PATH_HELP},
-        {.kind = OPTION_CHOICE, .name = "split", .value = "NAME", .target = &s.split, .choices = splits,
+        {.kind = OPTION_CHOICE,
+         .name = "split",
+         .value = "NAME",
+         .target = &s.split,
+         .choices = splits,
          .help = "train (default) or test images"},
-        {.kind = OPTION_COUNT, .name = "limit", .value = "N", .target = &s.limit, .least = 0, .most = 1e15,
+        {.kind = OPTION_COUNT,
+         .name = "limit",
+         .value = "N",
+         .target = &s.limit,
+         .least = 0,
+         .most = 1e15,
          .help = "only the first N images (default: 0, all)"},
-        {.kind = OPTION_FLAG, .name = "student", .target = &s.student,
+        {.kind = OPTION_FLAG,
+         .name = "student",
+         .target = &s.student,
          .help = "the student network (default: teacher)"},
-        {.kind = OPTION_FLAG, .name = "head", .target = &s.head,
+        {.kind = OPTION_FLAG,
+         .name = "head",
+         .target = &s.head,
          .help = "the projection head's output (default: the backbone's class token)"},
-        {.kind = OPTION_INT, .name = "threads", .value = "N", .target = &s.threads, .least = 0, .most = 4096,
+        {.kind = OPTION_INT,
+         .name = "threads",
+         .value = "N",
+         .target = &s.threads,
+         .least = 0,
+         .most = 4096,
          .help = "threads to compute with (default: 0, all)"},
     };
     option_set set = {

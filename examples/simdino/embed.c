@@ -17,8 +17,7 @@ typedef struct embed_settings {
     int32_t threads;
 } embed_settings;
 
-static int embed(const embed_settings *s, sd_context *context)
-{
+static int embed(const embed_settings *s, sd_context *context) {
     sd_pretrainer_config trained = {.size = sizeof trained};
     sd_status status = sd_checkpoint_info(context, s->weights, &trained, NULL);
     sd_model *model = NULL;
@@ -63,26 +62,49 @@ cleanup:
     return result;
 }
 
-int command_embed(int argc, char **argv)
-{
+int command_embed(int argc, char **argv) {
     static const char *const splits[] = {"train", "test", NULL};
     embed_settings s = {0};
     option options[] = {
-        {.kind = OPTION_TEXT, .name = "weights", .letter = 'w', .value = "FILE", .target = &s.weights,
+        {.kind = OPTION_TEXT,
+         .name = "weights",
+         .letter = 'w',
+         .value = "FILE",
+         .target = &s.weights,
          .help = "the checkpoint of simdino pretrain"},
         {.kind = OPTION_TEXT, .name = "data", .value = "PATH", .target = &s.data, .help = SOURCE_PATH_HELP},
-        {.kind = OPTION_CHOICE, .name = "split", .value = "NAME", .target = &s.split, .choices = splits,
+        {.kind = OPTION_CHOICE,
+         .name = "split",
+         .value = "NAME",
+         .target = &s.split,
+         .choices = splits,
          .help = "train (default) or test images"},
-        {.kind = OPTION_TEXT, .name = "out", .letter = 'o', .value = "FILE", .target = &s.out,
+        {.kind = OPTION_TEXT,
+         .name = "out",
+         .letter = 'o',
+         .value = "FILE",
+         .target = &s.out,
          .help = "FILE.npz (arrays \"embeddings\" and \"labels\") or FILE.npy (embeddings only)"},
         {.kind = OPTION_FLAG, .name = "teacher", .target = &s.teacher, .help = "use the teacher network (default)"},
         {.kind = OPTION_FLAG, .name = "student", .target = &s.student, .help = "use the student network"},
-        {.kind = OPTION_FLAG, .name = "head", .target = &s.head,
+        {.kind = OPTION_FLAG,
+         .name = "head",
+         .target = &s.head,
          .help = "the projection head's output, which the loss sees (default: the backbone's class token)"},
         {.kind = OPTION_FLAG, .name = "normalize", .target = &s.normalize, .help = "divide each row by its length"},
-        {.kind = OPTION_COUNT, .name = "limit", .value = "N", .target = &s.limit, .least = 0, .most = 1e15,
+        {.kind = OPTION_COUNT,
+         .name = "limit",
+         .value = "N",
+         .target = &s.limit,
+         .least = 0,
+         .most = 1e15,
          .help = "only the first N images (default: 0, all)"},
-        {.kind = OPTION_INT, .name = "threads", .value = "N", .target = &s.threads, .least = 0, .most = 4096,
+        {.kind = OPTION_INT,
+         .name = "threads",
+         .value = "N",
+         .target = &s.threads,
+         .least = 0,
+         .most = 4096,
          .help = "threads to compute with (default: 0, all)"},
     };
     option_set set = {

@@ -7,8 +7,7 @@
 #include "program.h"
 #include "progress.h"
 
-static int allocate(const sd_dataset *dataset, uint64_t limit, size_t dim, features *result)
-{
+static int allocate(const sd_dataset *dataset, uint64_t limit, size_t dim, features *result) {
     uint64_t count = sd_dataset_count(dataset);
     count = limit > 0 && limit < count ? limit : count;
     *result = (features){NULL, count, dim};
@@ -22,14 +21,12 @@ static int allocate(const sd_dataset *dataset, uint64_t limit, size_t dim, featu
     return 0;
 }
 
-void features_free(features *result)
-{
+void features_free(features *result) {
     free(result->rows);
     *result = (features){0};
 }
 
-static void copy_pixels(const sd_image *image, float *row)
-{
+static void copy_pixels(const sd_image *image, float *row) {
     size_t width = image->width * (size_t)image->channels;
     size_t value = image->pixel_type == SD_PIXEL_U8 ? 1 : sizeof(float);
     size_t stride = image->row_stride != 0 ? image->row_stride : width * value;
@@ -45,8 +42,7 @@ static void copy_pixels(const sd_image *image, float *row)
     }
 }
 
-int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *result)
-{
+int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *result) {
     *result = (features){0};
     for (uint64_t i = 0; i == 0 || i < result->count; i++) {
         sd_image image;
@@ -80,8 +76,7 @@ int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *resu
 
 int features_of_model(sd_context *context, const sd_model *model, const sd_pretrainer_config *trained,
                       const sd_dataset *dataset, uint64_t limit, sd_embed_kind kind, const char *what,
-                      features *result)
-{
+                      features *result) {
     *result = (features){0};
     sd_embed_config config;
     sd_embed_config_init(&config);

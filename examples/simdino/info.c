@@ -5,8 +5,7 @@
 #include "options.h"
 #include "program.h"
 
-int command_info(int argc, char **argv)
-{
+int command_info(int argc, char **argv) {
     option_set set = {
         .command = "info",
         .synopsis = "",

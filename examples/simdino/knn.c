@@ -34,8 +34,7 @@ typedef struct knn_run {
 
 /* Accuracy of one kind of features, which are normalised in place (and centred first, when `center` is true); prints a
  * line of the table. */
-static int measure(const knn_run *r, const char *name, features *train, features *test, bool center)
-{
+static int measure(const knn_run *r, const char *name, features *train, features *test, bool center) {
     double begun = seconds_now();
     float *mean = NULL;
     sd_status status = SD_OK;
@@ -73,8 +72,7 @@ static int measure(const knn_run *r, const char *name, features *train, features
     return EXIT_OK;
 }
 
-static int copy(const features *from, features *to)
-{
+static int copy(const features *from, features *to) {
     *to = *from;
     to->rows = malloc((size_t)from->count * from->dim * sizeof(float));
     if (to->rows == NULL) {
@@ -87,8 +85,7 @@ static int copy(const features *from, features *to)
 }
 
 /* Measures the features plain, centred, or both ways, as --center says. They are left normalised. */
-static int measure_forms(const knn_run *r, const char *name, features *train, features *test, centering by_default)
-{
+static int measure_forms(const knn_run *r, const char *name, features *train, features *test, centering by_default) {
     centering form = (centering)r->settings->center;
     form = form == CENTER_AUTO ? by_default : form;
     if (form == CENTER_BOTH) {
@@ -112,8 +109,7 @@ static int measure_forms(const knn_run *r, const char *name, features *train, fe
 
 /* ---- the three rows of the table ----------------------------------------------------------- */
 
-static int measure_pixels(const knn_run *r)
-{
+static int measure_pixels(const knn_run *r) {
     features train = {0}, test = {0};
     int result = EXIT_FAILED;
     if (features_of_pixels(r->data.train, r->settings->train_limit, &train) == 0 &&
@@ -125,8 +121,7 @@ static int measure_pixels(const knn_run *r)
     return result;
 }
 
-static int measure_model(const knn_run *r, const char *name, const sd_model *model, const char *picture)
-{
+static int measure_model(const knn_run *r, const char *name, const sd_model *model, const char *picture) {
     const knn_settings *s = r->settings;
     sd_embed_kind kind = s->head ? SD_EMBED_HEAD : SD_EMBED_CLASS;
     features train = {0}, test = {0};
@@ -147,8 +142,7 @@ static int measure_model(const knn_run *r, const char *name, const sd_model *mod
     return result;
 }
 
-static int measure_untrained(const knn_run *r)
-{
+static int measure_untrained(const knn_run *r) {
     sd_model *model = NULL;
     sd_status status = sd_model_create(r->context, &r->trained.model, &model);
     if (status != SD_OK) {
@@ -160,8 +154,7 @@ static int measure_untrained(const knn_run *r)
     return result;
 }
 
-static int measure_trained(const knn_run *r)
-{
+static int measure_trained(const knn_run *r) {
     sd_model *model = NULL;
     sd_status status = sd_model_load(r->context, r->settings->weights, r->settings->student ? 0 : 1, &model);
     if (status != SD_OK) {
@@ -175,14 +168,12 @@ static int measure_trained(const knn_run *r)
 
 /* ---- command ------------------------------------------------------------------------------- */
 
-static uint64_t limited(const sd_dataset *dataset, uint64_t limit)
-{
+static uint64_t limited(const sd_dataset *dataset, uint64_t limit) {
     uint64_t count = sd_dataset_count(dataset);
     return limit > 0 && limit < count ? limit : count;
 }
 
-static int prepare(knn_run *r)
-{
+static int prepare(knn_run *r) {
     const knn_settings *s = r->settings;
     if (s->weights != NULL) {
         r->trained.size = sizeof r->trained;
@@ -212,8 +203,7 @@ static int prepare(knn_run *r)
     return EXIT_OK;
 }
 
-static int run_knn(knn_run *r)
-{
+static int run_knn(knn_run *r) {
     const knn_settings *s = r->settings;
     int result = prepare(r);
     if (result != EXIT_OK) {
@@ -239,36 +229,81 @@ static int run_knn(knn_run *r)
     return result;
 }
 
-int command_knn(int argc, char **argv)
-{
+int command_knn(int argc, char **argv) {
     static const char *const centerings[] = {"auto", "on", "off", "both", NULL};
     knn_settings s = {.k = 20, .temperature = 0.07};
     option options[] = {
-        {.kind = OPTION_TEXT, .name = "weights", .letter = 'w', .value = "FILE", .target = &s.weights,
+        {.kind = OPTION_TEXT,
+         .name = "weights",
+         .letter = 'w',
+         .value = "FILE",
+         .target = &s.weights,
          .help = "the checkpoint of simdino pretrain; without it only raw pixels are measured"},
         {.kind = OPTION_TEXT, .name = "data", .value = "PATH", .target = &s.data, .help = SOURCE_PATH_HELP},
-        {.kind = OPTION_TEXT, .name = "test-data", .value = "PATH", .target = &s.test_data,
+        {.kind = OPTION_TEXT,
+         .name = "test-data",
+         .value = "PATH",
+         .target = &s.test_data,
          .help = "test images, where --data does not bring them"},
-        {.kind = OPTION_TEXT, .name = "neighbors", .value = "FILE.png", .target = &s.picture,
+        {.kind = OPTION_TEXT,
+         .name = "neighbors",
+         .value = "FILE.png",
+         .target = &s.picture,
          .help = "picture of some test images and their nearest training images"},
-        {.kind = OPTION_INT, .name = "k", .letter = 'k', .value = "N", .target = &s.k, .least = 1, .most = 1e6,
+        {.kind = OPTION_INT,
+         .name = "k",
+         .letter = 'k',
+         .value = "N",
+         .target = &s.k,
+         .least = 1,
+         .most = 1e6,
          .help = "neighbours that vote (default: 20)"},
-        {.kind = OPTION_REAL, .name = "temperature", .value = "T", .target = &s.temperature, .least = 1e-6, .most = 1e6,
+        {.kind = OPTION_REAL,
+         .name = "temperature",
+         .value = "T",
+         .target = &s.temperature,
+         .least = 1e-6,
+         .most = 1e6,
          .help = "a neighbour's vote is exp(similarity / T) (default: 0.07)"},
-        {.kind = OPTION_CHOICE, .name = "center", .value = "WHEN", .target = &s.center, .choices = centerings,
+        {.kind = OPTION_CHOICE,
+         .name = "center",
+         .value = "WHEN",
+         .target = &s.center,
+         .choices = centerings,
          .help = "subtract the mean of the training images' features first: on, off, both (two lines), or auto "
                  "(default: on for pixels, off for networks)"},
-        {.kind = OPTION_FLAG, .name = "student", .target = &s.student,
+        {.kind = OPTION_FLAG,
+         .name = "student",
+         .target = &s.student,
          .help = "the student network (default: teacher)"},
-        {.kind = OPTION_FLAG, .name = "head", .target = &s.head,
+        {.kind = OPTION_FLAG,
+         .name = "head",
+         .target = &s.head,
          .help = "the projection head's output (default: the backbone's class token)"},
-        {.kind = OPTION_FLAG, .name = "only-trained", .target = &s.only_trained,
+        {.kind = OPTION_FLAG,
+         .name = "only-trained",
+         .target = &s.only_trained,
          .help = "leave out raw pixels and the untrained network"},
-        {.kind = OPTION_COUNT, .name = "train-limit", .value = "N", .target = &s.train_limit, .least = 0, .most = 1e15,
+        {.kind = OPTION_COUNT,
+         .name = "train-limit",
+         .value = "N",
+         .target = &s.train_limit,
+         .least = 0,
+         .most = 1e15,
          .help = "only the first N training images (default: 0, all)"},
-        {.kind = OPTION_COUNT, .name = "test-limit", .value = "N", .target = &s.test_limit, .least = 0, .most = 1e15,
+        {.kind = OPTION_COUNT,
+         .name = "test-limit",
+         .value = "N",
+         .target = &s.test_limit,
+         .least = 0,
+         .most = 1e15,
          .help = "only the first N test images (default: 0, all)"},
-        {.kind = OPTION_INT, .name = "threads", .value = "N", .target = &s.threads, .least = 0, .most = 4096,
+        {.kind = OPTION_INT,
+         .name = "threads",
+         .value = "N",
+         .target = &s.threads,
+         .least = 0,
+         .most = 4096,
          .help = "threads to compute with (default: 0, all)"},
     };
     option_set set = {

@@ -18,8 +18,7 @@ static const struct {
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
-static void print_help(FILE *stream)
-{
+static void print_help(FILE *stream) {
     fprintf(stream, "Usage: simdino COMMAND [options]\n\n"
                     "Self-supervised pretraining of vision transformers by SimDINO.\n\nCommands:\n");
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
@@ -33,8 +32,7 @@ static void print_help(FILE *stream)
                     "Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (a checkpoint was saved).\n");
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : NULL;
     if (name == NULL) {
         print_help(stderr);

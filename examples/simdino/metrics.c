@@ -25,14 +25,12 @@ struct metrics {
 static const char csv_header[] = "step,epoch,loss,compression,expansion,rate,effective_rank,similarity,lr,weight_decay,"
                                  "momentum,gradient_norm,images_per_second,seconds,knn\n";
 
-static bool ends_with(const char *text, const char *ending)
-{
+static bool ends_with(const char *text, const char *ending) {
     size_t length = strlen(text), wanted = strlen(ending);
     return length >= wanted && strcmp(text + length - wanted, ending) == 0;
 }
 
-static int keep(metrics *m, metrics_row row)
-{
+static int keep(metrics *m, metrics_row row) {
     if (m->count == m->room) {
         size_t room = m->room == 0 ? 1024 : m->room * 2;
         metrics_row *rows = realloc(m->rows, room * sizeof *rows);
@@ -50,8 +48,7 @@ static int keep(metrics *m, metrics_row row)
 /* ---- taking over the rows of an interrupted run -------------------------------------------- */
 
 /* The number behind "name": in a line of JSON; NAN when it is not there. */
-static double json_number(const char *line, const char *name)
-{
+static double json_number(const char *line, const char *name) {
     char key[32];
     snprintf(key, sizeof key, "\"%s\":", name);
     const char *at = strstr(line, key);
@@ -61,8 +58,7 @@ static double json_number(const char *line, const char *name)
 }
 
 /* Column `index` of a CSV line; NAN when it is empty. */
-static double csv_number(const char *line, int index)
-{
+static double csv_number(const char *line, int index) {
     for (; index > 0 && line != NULL; index--) {
         line = strchr(line, ',');
         line = line != NULL ? line + 1 : NULL;
@@ -72,8 +68,7 @@ static double csv_number(const char *line, int index)
     return line != NULL && end != line ? value : (double)NAN;
 }
 
-static metrics_row parse_row(bool json, const char *line)
-{
+static metrics_row parse_row(bool json, const char *line) {
     if (json) {
         return (metrics_row){json_number(line, "step"), json_number(line, "loss"), json_number(line, "compression"),
                              json_number(line, "expansion"), json_number(line, "knn")};
@@ -82,8 +77,7 @@ static metrics_row parse_row(bool json, const char *line)
                          csv_number(line, 14)};
 }
 
-static int take_over(metrics *m, uint64_t first_step)
-{
+static int take_over(metrics *m, uint64_t first_step) {
     FILE *old = fopen(m->path, "r");
     if (old == NULL) {
         return 0; /* nothing to take over */
@@ -110,8 +104,7 @@ static int take_over(metrics *m, uint64_t first_step)
 
 /* ---- opening, writing, closing ------------------------------------------------------------- */
 
-metrics *metrics_open(const char *path, uint64_t first_step)
-{
+metrics *metrics_open(const char *path, uint64_t first_step) {
     metrics *m = calloc(1, sizeof *m);
     if (m == NULL) {
         complain("out of memory for the metrics");
@@ -147,8 +140,7 @@ metrics *metrics_open(const char *path, uint64_t first_step)
 }
 
 /* Numbers with 12 digits; what is not a number is empty in CSV and null in JSON. */
-static void put_number(const metrics *m, char *line, const char *name, double value)
-{
+static void put_number(const metrics *m, char *line, const char *name, double value) {
     size_t used = strlen(line);
     char text[40] = "";
     if (isfinite(value)) {
@@ -163,8 +155,7 @@ static void put_number(const metrics *m, char *line, const char *name, double va
     }
 }
 
-int metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double knn)
-{
+int metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double knn) {
     if (keep(m, (metrics_row){(double)step->step, step->loss, step->compression, step->expansion, knn}) != 0) {
         return -1;
     }
@@ -194,8 +185,7 @@ int metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double kn
     return 0;
 }
 
-int metrics_close(metrics *m)
-{
+int metrics_close(metrics *m) {
     int result = 0;
     if (m != NULL) {
         if (m->stream != NULL && fclose(m->stream) != 0) {
@@ -209,8 +199,7 @@ int metrics_close(metrics *m)
     return result;
 }
 
-const metrics_row *metrics_rows(const metrics *m, size_t *count)
-{
+const metrics_row *metrics_rows(const metrics *m, size_t *count) {
     *count = m->count;
     return m->rows;
 }

@@ -8,14 +8,14 @@
 #include "canvas.h"
 #include "program.h"
 
-#define ROWS 12
+#define ROWS      12
 #define NEIGHBORS 9
-#define TILE 72    /* pixels that an image is enlarged to at least */
-#define FRAME 4
-#define GAP 8
-#define MARGIN 24
-#define HEAD 72    /* height of title and column names */
-#define LABEL 14   /* height of the label below an image */
+#define TILE      72 /* pixels that an image is enlarged to at least */
+#define FRAME     4
+#define GAP       8
+#define MARGIN    24
+#define HEAD      72 /* height of title and column names */
+#define LABEL     14 /* height of the label below an image */
 
 static const color black = {30, 30, 30}, gray = {120, 120, 120}, green = {24, 150, 60}, red = {214, 40, 40};
 
@@ -25,8 +25,7 @@ typedef struct sheet {
     int zoom, tile_width, tile_height;
 } sheet;
 
-static uint8_t byte_at(const sd_image *image, size_t x, size_t y, int32_t channel)
-{
+static uint8_t byte_at(const sd_image *image, size_t x, size_t y, int32_t channel) {
     size_t size = image->pixel_type == SD_PIXEL_U8 ? 1 : sizeof(float);
     size_t stride = image->row_stride != 0 ? image->row_stride : image->width * (size_t)image->channels * size;
     size_t index = x * (size_t)image->channels + (size_t)channel;
@@ -38,8 +37,7 @@ static uint8_t byte_at(const sd_image *image, size_t x, size_t y, int32_t channe
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-static void label_text(const sheet *s, const sd_dataset *dataset, uint64_t index, char *text, size_t room)
-{
+static void label_text(const sheet *s, const sd_dataset *dataset, uint64_t index, char *text, size_t room) {
     const int32_t *labels = sd_dataset_labels(dataset);
     if (labels == NULL) {
         snprintf(text, room, "%llu", (unsigned long long)index);
@@ -50,8 +48,7 @@ static void label_text(const sheet *s, const sd_dataset *dataset, uint64_t index
     }
 }
 
-static void draw_image(const sheet *s, const sd_dataset *dataset, uint64_t index, int x, int y, color frame)
-{
+static void draw_image(const sheet *s, const sd_dataset *dataset, uint64_t index, int x, int y, color frame) {
     sd_image image;
     void *token = NULL;
     if (sd_dataset_acquire(dataset, index, &image, &token) != SD_OK) {
@@ -77,8 +74,7 @@ static void draw_image(const sheet *s, const sd_dataset *dataset, uint64_t index
 }
 
 /* The first test image of each class, then the second of each, until there are enough. */
-static size_t choose_queries(const sd_dataset *test, uint64_t available, size_t wanted, uint64_t *chosen)
-{
+static size_t choose_queries(const sd_dataset *test, uint64_t available, size_t wanted, uint64_t *chosen) {
     const int32_t *labels = sd_dataset_labels(test);
     int32_t classes = source_classes(test);
     size_t count = 0;
@@ -97,8 +93,7 @@ static size_t choose_queries(const sd_dataset *test, uint64_t available, size_t 
 }
 
 static void draw_sheet(const sheet *s, const char *title, const uint64_t *chosen, size_t rows, const int64_t *indices,
-                       size_t columns)
-{
+                       size_t columns) {
     const int32_t *train_labels = sd_dataset_labels(s->data->train), *test_labels = sd_dataset_labels(s->data->test);
     int step_x = s->tile_width + 2 * FRAME + GAP, step_y = s->tile_height + 2 * FRAME + LABEL + GAP;
     canvas_text(s->picture, MARGIN, 18, 2, black, title);
@@ -113,14 +108,15 @@ static void draw_sheet(const sheet *s, const char *title, const uint64_t *chosen
             bool known = train_labels != NULL && test_labels != NULL;
             bool same = known && train_labels[index] == test_labels[chosen[row]];
             draw_image(s, s->data->train, index, MARGIN + GAP * 2 + (int)(k + 1) * step_x, y,
-                       !known ? gray : same ? green : red);
+                       !known ? gray
+                       : same ? green
+                              : red);
         }
     }
 }
 
 int neighbors_write(sd_context *context, const char *path, const char *title, const source *data, const features *base,
-                    const features *queries)
-{
+                    const features *queries) {
     uint64_t chosen[ROWS];
     int64_t indices[ROWS * NEIGHBORS];
     size_t rows = choose_queries(data->test, queries->count, ROWS, chosen), dim = base->dim;

@@ -13,15 +13,14 @@
 #include "output.h"
 #include "program.h"
 
-#define HEADER_ROOM 192
+#define HEADER_ROOM    192
 #define LARGEST_MEMBER 0xFFFFFFFFu /* without the 64-bit extension of ZIP */
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
 /* Magic, version, length, and a Python literal, padded so that the data begins at a multiple of 64. Returns the
  * length. */
-static size_t npy_header(unsigned char *to, const char *type, size_t rows, size_t columns)
-{
+static size_t npy_header(unsigned char *to, const char *type, size_t rows, size_t columns) {
     char text[128];
     if (columns > 0) {
         snprintf(text, sizeof text, "{'descr': '%s', 'fortran_order': False, 'shape': (%zu, %zu), }", type, rows,
@@ -48,15 +47,13 @@ typedef struct member {
     size_t offset;
 } member;
 
-static void put(unsigned char **at, uint32_t value, int bytes)
-{
+static void put(unsigned char **at, uint32_t value, int bytes) {
     for (int i = 0; i < bytes; i++) {
         *(*at)++ = (unsigned char)(value >> (8 * i));
     }
 }
 
-static uint32_t checksum_of(const member *m)
-{
+static uint32_t checksum_of(const member *m) {
     uLong sum = crc32(0, m->header, (uInt)m->header_bytes);
     const unsigned char *data = m->data;
     for (size_t done = 0; done < m->data_bytes;) {
@@ -69,8 +66,7 @@ static uint32_t checksum_of(const member *m)
 
 /* The fields that a member's local header and its entry in the central directory share (ZIP specification, sections
  * 4.3.7 and 4.3.12). */
-static void put_common(unsigned char **at, const member *m)
-{
+static void put_common(unsigned char **at, const member *m) {
     put(at, 20, 2);     /* version needed: 2.0 */
     put(at, 0, 2);      /* flags */
     put(at, 0, 2);      /* method: stored */
@@ -83,8 +79,7 @@ static void put_common(unsigned char **at, const member *m)
     put(at, 0, 2); /* extra field */
 }
 
-static void write_zip(output *file, member *members, size_t count)
-{
+static void write_zip(output *file, member *members, size_t count) {
     unsigned char record[64], *at;
     size_t offset = 0, directory = 0;
     for (size_t i = 0; i < count; i++) {
@@ -126,14 +121,12 @@ static void write_zip(output *file, member *members, size_t count)
     output_write(file, record, (size_t)(at - record));
 }
 
-static bool ends_with(const char *text, const char *ending)
-{
+static bool ends_with(const char *text, const char *ending) {
     size_t length = strlen(text), wanted = strlen(ending);
     return length >= wanted && strcmp(text + length - wanted, ending) == 0;
 }
 
-int npy_write(const char *path, const float *values, size_t rows, size_t columns, const int32_t *labels)
-{
+int npy_write(const char *path, const float *values, size_t rows, size_t columns, const int32_t *labels) {
     member members[2] = {{.name = "embeddings.npy", .data = values, .data_bytes = rows * columns * sizeof(float)},
                          {.name = "labels.npy", .data = labels, .data_bytes = rows * sizeof(int32_t)}};
     size_t count = labels != NULL ? 2 : 1;
@@ -163,8 +156,7 @@ int npy_write(const char *path, const float *values, size_t rows, size_t columns
 /* ---- reading ------------------------------------------------------------------------------- */
 
 /* Reads "(3, 4)" or "(3,)" after 'shape'. */
-static bool parse_shape(const char *header, size_t *rows, size_t *columns)
-{
+static bool parse_shape(const char *header, size_t *rows, size_t *columns) {
     const char *at = strstr(header, "'shape'");
     at = at != NULL ? strchr(at, '(') : NULL;
     if (at == NULL) {
@@ -190,14 +182,12 @@ static bool parse_shape(const char *header, size_t *rows, size_t *columns)
     return first > 0 && second > 0 && first <= SIZE_MAX / sizeof(double) / second;
 }
 
-static int wrong_file(const char *path, const char *what)
-{
+static int wrong_file(const char *path, const char *what) {
     complain("%s: %s", path, what);
     return -1;
 }
 
-static int read_stream(FILE *stream, const char *path, npy_matrix *matrix)
-{
+static int read_stream(FILE *stream, const char *path, npy_matrix *matrix) {
     unsigned char start[12];
     if (fread(start, 1, 10, stream) != 10 || memcmp(start, "\x93NUMPY", 6) != 0) {
         return wrong_file(path, "not a .npy file (an .npz archive has to be unpacked first)");
@@ -255,8 +245,7 @@ static int read_stream(FILE *stream, const char *path, npy_matrix *matrix)
     return 0;
 }
 
-int npy_read(const char *path, npy_matrix *matrix)
-{
+int npy_read(const char *path, npy_matrix *matrix) {
     *matrix = (npy_matrix){0};
     FILE *stream = fopen(path, "rb");
     if (stream == NULL) {
@@ -271,8 +260,7 @@ int npy_read(const char *path, npy_matrix *matrix)
     return result;
 }
 
-void npy_free(npy_matrix *matrix)
-{
+void npy_free(npy_matrix *matrix) {
     free(matrix->floats);
     free(matrix->doubles);
     *matrix = (npy_matrix){0};

@@ -11,7 +11,7 @@ int npy_write(const char *path, const float *values, size_t rows, size_t columns
 
 typedef struct npy_matrix {
     size_t rows, columns;
-    float *floats;   /* one of the two is not NULL */
+    float *floats; /* one of the two is not NULL */
     double *doubles;
 } npy_matrix;
 

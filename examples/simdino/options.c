@@ -13,14 +13,13 @@
 #include "program.h"
 
 #define LONGEST_WORD 64
-#define HELP_COLUMN 30
-#define HELP_WIDTH 100
+#define HELP_COLUMN  30
+#define HELP_WIDTH   100
 
 /* ---- suggestions --------------------------------------------------------------------------- */
 
 /* Levenshtein distance: inserted, removed and replaced characters. */
-static size_t edit_distance(const char *a, const char *b)
-{
+static size_t edit_distance(const char *a, const char *b) {
     size_t row[LONGEST_WORD + 1];
     size_t length = strlen(b);
     if (length > LONGEST_WORD) {
@@ -47,8 +46,7 @@ static size_t edit_distance(const char *a, const char *b)
     return row[length];
 }
 
-const char *nearest_word(const char *word, const char *const *words, size_t count)
-{
+const char *nearest_word(const char *word, const char *const *words, size_t count) {
     const char *best = NULL;
     size_t best_distance = SIZE_MAX;
     for (size_t i = 0; i < count; i++) {
@@ -70,16 +68,14 @@ const char *nearest_word(const char *word, const char *const *words, size_t coun
 
 /* ---- errors -------------------------------------------------------------------------------- */
 
-static int wrong_with_arguments(const option_set *set, const char *format, va_list arguments)
-{
+static int wrong_with_arguments(const option_set *set, const char *format, va_list arguments) {
     fprintf(stderr, "simdino %s: ", set->command);
     vfprintf(stderr, format, arguments);
     fprintf(stderr, "\nTry: simdino %s --help\n", set->command);
     return EXIT_WRONG_USAGE;
 }
 
-int options_wrong(const option_set *set, const char *format, ...)
-{
+int options_wrong(const option_set *set, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     int result = wrong_with_arguments(set, format, arguments);
@@ -87,8 +83,7 @@ int options_wrong(const option_set *set, const char *format, ...)
     return result;
 }
 
-static bool wrong_value(const option_set *set, const char *format, ...)
-{
+static bool wrong_value(const option_set *set, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     wrong_with_arguments(set, format, arguments);
@@ -96,8 +91,7 @@ static bool wrong_value(const option_set *set, const char *format, ...)
     return false;
 }
 
-static options_outcome unknown_option(const option_set *set, const char *name)
-{
+static options_outcome unknown_option(const option_set *set, const char *name) {
     const char *names[128];
     size_t count = 0;
     for (size_t i = 0; i < set->count && count < 127; i++) {
@@ -117,8 +111,7 @@ static options_outcome unknown_option(const option_set *set, const char *name)
 
 /* ---- values -------------------------------------------------------------------------------- */
 
-static bool parse_real(const char *text, double *value, const char **end)
-{
+static bool parse_real(const char *text, double *value, const char **end) {
     errno = 0;
     char *stop = NULL;
     *value = strtod(text, &stop);
@@ -126,21 +119,18 @@ static bool parse_real(const char *text, double *value, const char **end)
     return stop != text && errno == 0 && isfinite(*value);
 }
 
-static bool in_bounds(const option *o, double value)
-{
+static bool in_bounds(const option *o, double value) {
     return o->least >= o->most || (value >= o->least && value <= o->most);
 }
 
-static bool out_of_bounds(const option_set *set, const option *o, const char *text)
-{
+static bool out_of_bounds(const option_set *set, const option *o, const char *text) {
     if (o->most >= 1e9) {
         return wrong_value(set, "--%s %s: must be at least %g", o->name, text, o->least);
     }
     return wrong_value(set, "--%s %s: must be from %g to %g", o->name, text, o->least, o->most);
 }
 
-static bool take_reals(const option_set *set, const option *o, const char *text, double *values)
-{
+static bool take_reals(const option_set *set, const option *o, const char *text, double *values) {
     size_t count = 0;
     const char *position = text;
     for (;;) {
@@ -174,8 +164,7 @@ static bool take_reals(const option_set *set, const option *o, const char *text,
                        o->count);
 }
 
-static bool take_choice(const option_set *set, const option *o, const char *text, int32_t *value)
-{
+static bool take_choice(const option_set *set, const option *o, const char *text, int32_t *value) {
     char all[256] = "";
     size_t count = 0;
     for (; o->choices[count] != NULL; count++) {
@@ -196,13 +185,11 @@ static bool take_choice(const option_set *set, const option *o, const char *text
 }
 
 /* Checks the value of an option, and writes it into the target when `write` is true. */
-static bool take_value(const option_set *set, const option *o, const char *text, bool write)
-{
+static bool take_value(const option_set *set, const option *o, const char *text, bool write) {
     const char *end = text;
     double real = 0;
     switch (o->kind) {
-    case OPTION_HEADING:
-        return true;
+    case OPTION_HEADING: return true;
     case OPTION_FLAG:
         if (write) {
             *(bool *)o->target = true;
@@ -242,10 +229,8 @@ static bool take_value(const option_set *set, const option *o, const char *text,
             *(double *)o->target = real;
         }
         return true;
-    case OPTION_REALS:
-        return take_reals(set, o, text, write ? (double *)o->target : NULL);
-    case OPTION_CHOICE:
-        return take_choice(set, o, text, write ? (int32_t *)o->target : NULL);
+    case OPTION_REALS: return take_reals(set, o, text, write ? (double *)o->target : NULL);
+    case OPTION_CHOICE: return take_choice(set, o, text, write ? (int32_t *)o->target : NULL);
     }
     return false;
 }
@@ -253,8 +238,7 @@ static bool take_value(const option_set *set, const option *o, const char *text,
 /* ---- help ---------------------------------------------------------------------------------- */
 
 /* Prints `text` broken into lines that begin at HELP_COLUMN; the cursor is at `column`. */
-static void print_wrapped(const char *text, int column)
-{
+static void print_wrapped(const char *text, int column) {
     while (*text != '\0') {
         if (column < HELP_COLUMN) {
             printf("%*s", HELP_COLUMN - column, "");
@@ -280,8 +264,7 @@ static void print_wrapped(const char *text, int column)
     }
 }
 
-static void print_help(const option_set *set)
-{
+static void print_help(const option_set *set) {
     printf("Usage: simdino %s %s\n\n%s\n", set->command, set->synopsis, set->about);
     for (size_t i = 0; i < set->count; i++) {
         const option *o = &set->options[i];
@@ -313,8 +296,7 @@ static void print_help(const option_set *set)
 
 /* ---- parsing ------------------------------------------------------------------------------- */
 
-static option *find_option(const option_set *set, const char *name, size_t length, char letter)
-{
+static option *find_option(const option_set *set, const char *name, size_t length, char letter) {
     for (size_t i = 0; i < set->count; i++) {
         option *o = &set->options[i];
         if (o->kind == OPTION_HEADING) {
@@ -327,14 +309,12 @@ static option *find_option(const option_set *set, const char *name, size_t lengt
     return NULL;
 }
 
-bool option_given(const option_set *set, const char *name)
-{
+bool option_given(const option_set *set, const char *name) {
     const option *o = find_option(set, name, strlen(name), 0);
     return o != NULL && o->text != NULL;
 }
 
-static options_outcome take_positional(option_set *set, const char *text)
-{
+static options_outcome take_positional(option_set *set, const char *text) {
     if (set->positional == NULL) {
         options_wrong(set, "unexpected argument \"%s\": options begin with --", text);
         return OPTIONS_WRONG;
@@ -347,8 +327,7 @@ static options_outcome take_positional(option_set *set, const char *text)
     return OPTIONS_GO;
 }
 
-options_outcome options_parse(option_set *set, int argc, char **argv)
-{
+options_outcome options_parse(option_set *set, int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             print_help(set);
@@ -409,8 +388,7 @@ options_outcome options_parse(option_set *set, int argc, char **argv)
     return OPTIONS_GO;
 }
 
-void options_apply(const option_set *set)
-{
+void options_apply(const option_set *set) {
     for (size_t i = 0; i < set->count; i++) {
         if (set->options[i].text != NULL) {
             take_value(set, &set->options[i], set->options[i].text, true);

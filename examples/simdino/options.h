@@ -23,22 +23,22 @@ typedef enum option_kind {
 
 typedef struct option {
     option_kind kind;
-    const char *name;    /* without dashes; for OPTION_HEADING the headline */
-    char letter;         /* one-letter form or 0 */
-    const char *value;   /* what the value is called in the help */
+    const char *name;  /* without dashes; for OPTION_HEADING the headline */
+    char letter;       /* one-letter form or 0 */
+    const char *value; /* what the value is called in the help */
     void *target;
-    const char *help;    /* with the default in words */
-    double least, most;  /* bounds of numbers; least == most: none. OPTION_REALS: bounds of each */
+    const char *help;   /* with the default in words */
+    double least, most; /* bounds of numbers; least == most: none. OPTION_REALS: bounds of each */
     const char *const *choices;
-    size_t count;        /* OPTION_REALS: numbers wanted */
-    size_t fewest;       /* OPTION_REALS: numbers needed at least */
-    size_t *given_count; /* OPTION_REALS: receives how many were given; may be NULL */
+    size_t count;             /* OPTION_REALS: numbers wanted */
+    size_t fewest;            /* OPTION_REALS: numbers needed at least */
+    size_t *given_count;      /* OPTION_REALS: receives how many were given; may be NULL */
     bool fixed_by_checkpoint; /* belongs to what a checkpoint holds: refused together with --resume */
-    const char *text;    /* filled by options_parse(): the value as given, NULL when it was not */
+    const char *text;         /* filled by options_parse(): the value as given, NULL when it was not */
 } option;
 
 typedef struct option_set {
-    const char *command; /* "pretrain" */
+    const char *command;  /* "pretrain" */
     const char *synopsis; /* "--data PATH [options]" */
     const char *about;    /* a paragraph for the help */
     option *options;

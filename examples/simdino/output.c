@@ -16,8 +16,7 @@ struct output {
     int error; /* errno of the first failure */
 };
 
-static void release(output *file)
-{
+static void release(output *file) {
     if (file != NULL) {
         free(file->path);
         free(file->temporary);
@@ -25,8 +24,7 @@ static void release(output *file)
     }
 }
 
-output *output_open(const char *path)
-{
+output *output_open(const char *path) {
     output *file = calloc(1, sizeof *file);
     size_t room = strlen(path) + 32;
     if (file != NULL) {
@@ -49,15 +47,13 @@ output *output_open(const char *path)
     return file;
 }
 
-void output_write(output *file, const void *data, size_t bytes)
-{
+void output_write(output *file, const void *data, size_t bytes) {
     if (bytes > 0 && file->error == 0 && fwrite(data, 1, bytes, file->stream) != bytes) {
         file->error = errno != 0 ? errno : EIO;
     }
 }
 
-int output_close(output *file)
-{
+int output_close(output *file) {
     if (file->error == 0 && (fflush(file->stream) != 0 || fsync(fileno(file->stream)) != 0)) {
         file->error = errno;
     }
@@ -77,8 +73,7 @@ int output_close(output *file)
     return result;
 }
 
-int output_probe(const char *path)
-{
+int output_probe(const char *path) {
     output *file = output_open(path);
     if (file == NULL) {
         return -1;

@@ -9,12 +9,12 @@
 #include "canvas.h"
 #include "program.h"
 
-#define SCALE 2
-#define WIDTH (900 * SCALE)
+#define SCALE  2
+#define WIDTH  (900 * SCALE)
 #define HEIGHT (640 * SCALE)
-#define LEFT (80 * SCALE)
-#define RIGHT (24 * SCALE)
-#define TEXT (SCALE) /* dots of the font */
+#define LEFT   (80 * SCALE)
+#define RIGHT  (24 * SCALE)
+#define TEXT   (SCALE) /* dots of the font */
 
 static const color black = {30, 30, 30}, gray = {120, 120, 120}, grid = {226, 226, 226};
 static const color blue = {31, 90, 180}, light_blue = {176, 200, 236};
@@ -23,14 +23,13 @@ static const color green = {30, 130, 60}, light_green = {184, 222, 194};
 
 typedef struct panel {
     int top, height;
-    double low, high; /* of the values */
+    double low, high;   /* of the values */
     double first, last; /* of the steps */
 } panel;
 
 typedef enum series { SERIES_LOSS, SERIES_COMPRESSION, SERIES_EXPANSION, SERIES_KNN } series;
 
-static double value_of(const metrics_row *row, series which)
-{
+static double value_of(const metrics_row *row, series which) {
     switch (which) {
     case SERIES_LOSS: return row->loss;
     case SERIES_COMPRESSION: return row->compression;
@@ -41,25 +40,21 @@ static double value_of(const metrics_row *row, series which)
 }
 
 /* The largest of 1, 2, 5 times a power of ten that gives at least `wanted` intervals. */
-static double tick_step(double span, int wanted)
-{
+static double tick_step(double span, int wanted) {
     double power = pow(10, floor(log10(span / wanted)));
     double ratio = span / wanted / power;
     return power * (ratio >= 5 ? 5 : ratio >= 2 ? 2 : 1);
 }
 
-static double x_of(const panel *p, double step)
-{
+static double x_of(const panel *p, double step) {
     return LEFT + (step - p->first) / (p->last - p->first) * (WIDTH - LEFT - RIGHT);
 }
 
-static double y_of(const panel *p, double value)
-{
+static double y_of(const panel *p, double value) {
     return p->top + p->height - (value - p->low) / (p->high - p->low) * p->height;
 }
 
-static void widen(panel *p, const metrics_row *rows, size_t count, series which)
-{
+static void widen(panel *p, const metrics_row *rows, size_t count, series which) {
     for (size_t i = 0; i < count; i++) {
         double value = value_of(&rows[i], which);
         if (isfinite(value)) {
@@ -70,8 +65,7 @@ static void widen(panel *p, const metrics_row *rows, size_t count, series which)
 }
 
 /* A little room above and below, and never an empty span. */
-static void settle(panel *p)
-{
+static void settle(panel *p) {
     if (!(p->high >= p->low)) {
         p->low = 0;
         p->high = 1;
@@ -82,14 +76,12 @@ static void settle(panel *p)
     p->high += room;
 }
 
-static void number_text(double value, double step, char *text, size_t room)
-{
+static void number_text(double value, double step, char *text, size_t room) {
     int digits = step >= 1 ? 0 : (int)ceil(-log10(step) - 1e-9);
     snprintf(text, room, "%.*f", digits < 9 ? digits : 9, fabs(value) < step / 1000 ? 0.0 : value);
 }
 
-static void draw_frame(canvas *c, const panel *p, const char *title, bool step_labels)
-{
+static void draw_frame(canvas *c, const panel *p, const char *title, bool step_labels) {
     char text[32];
     double step = tick_step(p->high - p->low, 4);
     for (double v = ceil(p->low / step) * step; v <= p->high + step / 1e6; v += step) {
@@ -115,8 +107,7 @@ static void draw_frame(canvas *c, const panel *p, const char *title, bool step_l
 }
 
 static void draw_values(canvas *c, const panel *p, const metrics_row *rows, size_t count, series which, color ink,
-                        double pen)
-{
+                        double pen) {
     double last_x = 0, last_y = 0;
     bool pen_down = false;
     for (size_t i = 0; i < count; i++) {
@@ -134,8 +125,7 @@ static void draw_values(canvas *c, const panel *p, const metrics_row *rows, size
 }
 
 /* The mean over a window of 2% of the steps, drawn at no more points than the picture has columns. */
-static void draw_mean(canvas *c, const panel *p, const metrics_row *rows, size_t count, series which, color ink)
-{
+static void draw_mean(canvas *c, const panel *p, const metrics_row *rows, size_t count, series which, color ink) {
     size_t window = count / 50;
     size_t stride = count / 1000 + 1;
     double last_x = 0, last_y = 0;
@@ -164,8 +154,7 @@ static void draw_mean(canvas *c, const panel *p, const metrics_row *rows, size_t
     }
 }
 
-static void draw_legend(canvas *c, const panel *p, int *right, color ink, const char *text)
-{
+static void draw_legend(canvas *c, const panel *p, int *right, color ink, const char *text) {
     *right -= canvas_text_width(TEXT, text);
     canvas_text(c, *right, p->top - 14 * SCALE, TEXT, black, text);
     *right -= 26 * SCALE;
@@ -173,8 +162,7 @@ static void draw_legend(canvas *c, const panel *p, int *right, color ink, const 
     *right -= 18 * SCALE;
 }
 
-int plot_write(const char *path, const char *title, const metrics_row *rows, size_t count)
-{
+int plot_write(const char *path, const char *title, const metrics_row *rows, size_t count) {
     if (count == 0) {
         return 0;
     }

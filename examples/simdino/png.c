@@ -8,8 +8,7 @@
 #include "output.h"
 #include "program.h"
 
-static void put_u32(uint8_t *to, uint32_t value)
-{
+static void put_u32(uint8_t *to, uint32_t value) {
     to[0] = (uint8_t)(value >> 24);
     to[1] = (uint8_t)(value >> 16);
     to[2] = (uint8_t)(value >> 8);
@@ -17,8 +16,7 @@ static void put_u32(uint8_t *to, uint32_t value)
 }
 
 /* A chunk is length, type, data, and the CRC of type and data. */
-static void write_chunk(output *file, const char *type, const uint8_t *data, size_t length)
-{
+static void write_chunk(output *file, const char *type, const uint8_t *data, size_t length) {
     uint8_t head[8], tail[4];
     put_u32(head, (uint32_t)length);
     memcpy(head + 4, type, 4);
@@ -32,8 +30,7 @@ static void write_chunk(output *file, const char *type, const uint8_t *data, siz
     output_write(file, tail, 4);
 }
 
-int png_write(const char *path, const uint8_t *pixels, int width, int height)
-{
+int png_write(const char *path, const uint8_t *pixels, int width, int height) {
     static const uint8_t signature[8] = {137, 80, 78, 71, 13, 10, 26, 10};
     size_t row = (size_t)width * 3, raw_size = (row + 1) * (size_t)height;
     uLongf packed_size = compressBound((uLong)raw_size);

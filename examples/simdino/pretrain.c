@@ -17,8 +17,8 @@
 #include "progress.h"
 
 #define SAVE_SECONDS 600.0
-#define KNN_TRAIN 10000
-#define KNN_TEST 2000
+#define KNN_TRAIN    10000
+#define KNN_TEST     2000
 #define TIME_RESERVE 0.03 /* share of --minutes kept back: the speed varies, and the end saves */
 
 typedef struct run {
@@ -29,15 +29,14 @@ typedef struct run {
     sd_loader *loader;
     sd_pretrainer *trainer;
     metrics *log;
-    double begun;       /* of the program */
-    double saved_at;    /* time of the last checkpoint */
+    double begun;        /* of the program */
+    double saved_at;     /* time of the last checkpoint */
     uint64_t saved_step; /* its step; UINT64_MAX: none was saved in this call */
 } run;
 
 /* ---- pieces -------------------------------------------------------------------------------- */
 
-static int make_loader(run *r)
-{
+static int make_loader(run *r) {
     const sd_pretrainer_config *config = &r->settings.config;
     sd_loader_config loading;
     sd_loader_config_init(&loading);
@@ -48,8 +47,7 @@ static int make_loader(run *r)
     return status == SD_OK ? EXIT_OK : failed("cannot prepare the crops", status);
 }
 
-static sd_step_metrics new_metrics(void)
-{
+static sd_step_metrics new_metrics(void) {
     sd_step_metrics m;
     memset(&m, 0, sizeof m);
     m.size = sizeof m;
@@ -58,8 +56,7 @@ static sd_step_metrics new_metrics(void)
 
 /* Accuracy of the teacher so far: weighted k-NN of some test images among some training images. NAN when it cannot be
  * told. */
-static double knn_accuracy(run *r)
-{
+static double knn_accuracy(run *r) {
     const int32_t *labels = sd_dataset_labels(r->data.train);
     const int32_t *test_labels = r->data.test != NULL ? sd_dataset_labels(r->data.test) : NULL;
     if (labels == NULL || test_labels == NULL) {
@@ -90,8 +87,7 @@ static double knn_accuracy(run *r)
 /* ---- length of the run --------------------------------------------------------------------- */
 
 /* --minutes: the number of steps belongs to the configuration of a pretrainer, so a throw-away one is timed first. */
-static int steps_for_time(run *r, uint64_t *steps)
-{
+static int steps_for_time(run *r, uint64_t *steps) {
     double limit = r->settings.minutes * 60;
     double trial = fmin(8.0, 0.04 * limit);
     sd_pretrainer_config config = r->settings.config;
@@ -130,8 +126,7 @@ static int steps_for_time(run *r, uint64_t *steps)
     return EXIT_OK;
 }
 
-static int choose_length(run *r)
-{
+static int choose_length(run *r) {
     pretrain_settings *s = &r->settings;
     uint64_t steps = s->steps;
     if (s->minutes > 0) {
@@ -147,8 +142,7 @@ static int choose_length(run *r)
 
 /* ---- beginning ----------------------------------------------------------------------------- */
 
-static int check_usage(const run *r)
-{
+static int check_usage(const run *r) {
     const pretrain_settings *s = &r->settings;
     if (s->data == NULL) {
         return options_wrong(&r->options, "--data is missing: where are the images?");
@@ -171,8 +165,7 @@ static int check_usage(const run *r)
 }
 
 /* Reports where settings and images disagree, before anything is allocated, and says what will run. */
-static int announce(run *r, bool resumed)
-{
+static int announce(run *r, bool resumed) {
     const sd_pretrainer_config *c = &r->settings.config;
     size_t bytes = 0;
     sd_status status = sd_pretrainer_memory(r->context, c, &bytes);
@@ -194,8 +187,7 @@ static int announce(run *r, bool resumed)
     return EXIT_OK;
 }
 
-static int begin_new(run *r)
-{
+static int begin_new(run *r) {
     int result = pretrain_complete(&r->settings, &r->options, &r->data);
     if (result == EXIT_OK) { /* checks --warmup before the speed is measured */
         result = pretrain_set_steps(&r->settings, &r->options, 1000000);
@@ -216,8 +208,7 @@ static int begin_new(run *r)
     return result;
 }
 
-static int begin_resumed(run *r)
-{
+static int begin_resumed(run *r) {
     sd_pretrainer_config *config = &r->settings.config;
     sd_status status = sd_pretrainer_resume(r->context, r->settings.resume, &r->trainer);
     if (status != SD_OK) {
@@ -239,8 +230,7 @@ static int begin_resumed(run *r)
 
 /* ---- the loop ------------------------------------------------------------------------------ */
 
-static int save(run *r)
-{
+static int save(run *r) {
     sd_status status = sd_pretrainer_save(r->trainer, r->settings.out);
     r->saved_at = seconds_now();
     if (status != SD_OK) {
@@ -250,8 +240,7 @@ static int save(run *r)
     return EXIT_OK;
 }
 
-static int draw_curve(const run *r)
-{
+static int draw_curve(const run *r) {
     if (r->settings.curve == NULL) {
         return EXIT_OK;
     }
@@ -262,8 +251,7 @@ static int draw_curve(const run *r)
     return plot_write(r->settings.curve, title, rows, count) == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
-static bool save_is_due(const run *r, uint64_t position)
-{
+static bool save_is_due(const run *r, uint64_t position) {
     if (r->settings.save_every > 0) {
         return position % r->settings.save_every == 0;
     }
@@ -271,16 +259,14 @@ static bool save_is_due(const run *r, uint64_t position)
 }
 
 /* The command that goes on from the checkpoint. */
-static void say_how_to_resume(const run *r)
-{
+static void say_how_to_resume(const run *r) {
     const pretrain_settings *s = &r->settings;
     say("to go on:  simdino pretrain --resume %s --data %s%s%s%s%s", s->out, s->data,
         s->metrics != NULL ? " --metrics " : "", s->metrics != NULL ? s->metrics : "",
         s->curve != NULL ? " --curve " : "", s->curve != NULL ? s->curve : "");
 }
 
-static int report_broken_step(const run *r, sd_status status)
-{
+static int report_broken_step(const run *r, sd_status status) {
     failed("training stopped", status);
     if (status == SD_ERR_NUMERIC) {
         complain("a smaller --lr, a longer --warmup or a larger --eps may help");
@@ -294,8 +280,7 @@ static int report_broken_step(const run *r, sd_status status)
 }
 
 /* One step and what belongs to it. *last receives its metrics. */
-static sd_status train_step(run *r, sd_step_metrics *last, double *speed)
-{
+static sd_status train_step(run *r, sd_step_metrics *last, double *speed) {
     *last = new_metrics();
     sd_status status = sd_pretrainer_step_loader(r->trainer, r->loader, last);
     if (status != SD_OK) {
@@ -321,8 +306,7 @@ static sd_status train_step(run *r, sd_step_metrics *last, double *speed)
     return SD_OK;
 }
 
-static int train(run *r)
-{
+static int train(run *r) {
     uint64_t total = r->settings.config.total_steps, first = sd_pretrainer_position(r->trainer), position = first;
     uint64_t stop = total, stop_after = r->settings.stop_after;
     if (stop_after > 0 && stop_after < total - first) {
@@ -376,8 +360,7 @@ static int train(run *r)
 
 /* ---- command ------------------------------------------------------------------------------- */
 
-static int prepare(run *r)
-{
+static int prepare(run *r) {
     pretrain_settings *s = &r->settings;
     if (s->out == NULL) {
         s->out = s->resume != NULL ? s->resume : "model.safetensors";
@@ -393,8 +376,8 @@ static int prepare(run *r)
     if (r->context == NULL || source_open(r->context, s->data, s->test_data, &r->data) != 0) {
         return EXIT_FAILED;
     }
-    if (s->knn_every > 0 && (r->data.test == NULL || sd_dataset_labels(r->data.test) == NULL ||
-                             sd_dataset_labels(r->data.train) == NULL)) {
+    if (s->knn_every > 0 &&
+        (r->data.test == NULL || sd_dataset_labels(r->data.test) == NULL || sd_dataset_labels(r->data.train) == NULL)) {
         return options_wrong(&r->options, "--knn-every needs training and test images with labels");
     }
     result = s->resume != NULL ? begin_resumed(r) : begin_new(r);
@@ -405,8 +388,7 @@ static int prepare(run *r)
     return result;
 }
 
-int command_pretrain(int argc, char **argv)
-{
+int command_pretrain(int argc, char **argv) {
     run r = {.begun = seconds_now(), .saved_step = UINT64_MAX};
     options_outcome outcome = pretrain_parse(argc, argv, &r.settings, &r.options);
     if (outcome != OPTIONS_GO) {

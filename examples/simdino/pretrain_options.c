@@ -8,16 +8,17 @@
 #include "program.h"
 
 static const char *const preset_names[] = {"tiny", "small", "base", "large", NULL};
-static const char *const accumulation_names[] = {"whole", "pieces", NULL};        /* sd_accumulation */
-static const char *const optimizer_names[] = {"adamw", "sgd", "lars", NULL};      /* sd_optimizer_kind */
-static const char *const activation_names[] = {"speed", "memory", NULL};          /* sd_activation_mode from SPEED on */
-static const char *const clip_names[] = {"none", "tensor", "module", NULL};       /* sd_clip_kind */
+static const char *const accumulation_names[] = {"whole", "pieces", NULL};   /* sd_accumulation */
+static const char *const optimizer_names[] = {"adamw", "sgd", "lars", NULL}; /* sd_optimizer_kind */
+static const char *const activation_names[] = {"speed", "memory", NULL};     /* sd_activation_mode from SPEED on */
+static const char *const clip_names[] = {"none", "tensor", "module", NULL};  /* sd_clip_kind */
 static const char *const off_on[] = {"0", "1", NULL};
 
 #define MOST_OPTIONS 80
-#define MOST_STEPS 1e15
+#define MOST_STEPS   1e15
 
 /* Shorthands for the table below. */
+/* clang-format off */
 #define HEADING(text) {.kind = OPTION_HEADING, .name = text}
 #define FREE(type, named, argument, where, words) \
     {.kind = type, .name = named, .value = argument, .target = where, .help = words}
@@ -31,13 +32,15 @@ static const char *const off_on[] = {"0", "1", NULL};
     {.kind = OPTION_CHOICE, .name = named, .value = argument, .target = where, .choices = list, .help = words, \
      .fixed_by_checkpoint = true}
 
+/* clang-format on */
+
 static option table[MOST_OPTIONS];
 
-static size_t fill_table(pretrain_settings *s)
-{
+static size_t fill_table(pretrain_settings *s) {
     sd_model_config *model = &s->config.model;
     sd_augment_config *augment = &s->config.augment;
     sd_pretrainer_config *config = &s->config;
+    /* clang-format off */
     const option all[] = {
         HEADING("Data and results"),
         FREE(OPTION_TEXT, "data", "PATH", &s->data, SOURCE_PATH_HELP),
@@ -150,14 +153,14 @@ static size_t fill_table(pretrain_settings *s)
         {.kind = OPTION_INT, .name = "threads", .value = "N", .target = &s->threads, .least = 0, .most = 4096,
          .help = "threads to compute with (default: 0, all)"},
     };
+    /* clang-format on */
     size_t count = sizeof all / sizeof all[0];
     _Static_assert(sizeof all / sizeof all[0] <= MOST_OPTIONS, "the table of options is full");
     memcpy(table, all, sizeof all);
     return count;
 }
 
-options_outcome pretrain_parse(int argc, char **argv, pretrain_settings *settings, option_set *set)
-{
+options_outcome pretrain_parse(int argc, char **argv, pretrain_settings *settings, option_set *set) {
     *settings = (pretrain_settings){.recipe = -1, .preset = -1};
     *set = (option_set){
         .command = "pretrain",
@@ -175,8 +178,7 @@ options_outcome pretrain_parse(int argc, char **argv, pretrain_settings *setting
     return outcome;
 }
 
-const option *pretrain_conflict_with_resume(const option_set *set)
-{
+const option *pretrain_conflict_with_resume(const option_set *set) {
     for (size_t i = 0; i < set->count; i++) {
         if (set->options[i].fixed_by_checkpoint && set->options[i].text != NULL) {
             return &set->options[i];
@@ -185,8 +187,7 @@ const option *pretrain_conflict_with_resume(const option_set *set)
     return NULL;
 }
 
-static int complete_normalisation(pretrain_settings *s, const option_set *set, int32_t channels)
-{
+static int complete_normalisation(pretrain_settings *s, const option_set *set, int32_t channels) {
     if ((s->mean_count > 0 && s->mean_count != (size_t)channels) ||
         (s->std_count > 0 && s->std_count != (size_t)channels)) {
         return options_wrong(set, "--mean and --std need one number for each of the %d channels", channels);
@@ -200,8 +201,7 @@ static int complete_normalisation(pretrain_settings *s, const option_set *set, i
     return EXIT_OK;
 }
 
-int pretrain_complete(pretrain_settings *s, const option_set *set, const source *data)
-{
+int pretrain_complete(pretrain_settings *s, const option_set *set, const source *data) {
     sd_pretrainer_config *config = &s->config;
     const recipe *r = s->recipe >= 0 ? &recipes[s->recipe] : recipe_for(data);
 
@@ -231,8 +231,7 @@ int pretrain_complete(pretrain_settings *s, const option_set *set, const source 
     return complete_normalisation(s, set, data->channels);
 }
 
-int pretrain_set_steps(pretrain_settings *s, const option_set *set, uint64_t steps)
-{
+int pretrain_set_steps(pretrain_settings *s, const option_set *set, uint64_t steps) {
     s->config.total_steps = steps > 0 ? steps : 1;
     double share = 10, number = 0;
     if (s->warmup != NULL) {

@@ -13,8 +13,7 @@
 
 /* ---- messages ------------------------------------------------------------------------------ */
 
-void say(const char *format, ...)
-{
+void say(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     progress_hide();
@@ -23,8 +22,7 @@ void say(const char *format, ...)
     va_end(arguments);
 }
 
-void complain(const char *format, ...)
-{
+void complain(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     progress_hide();
@@ -34,14 +32,12 @@ void complain(const char *format, ...)
     va_end(arguments);
 }
 
-int failed(const char *what, sd_status status)
-{
+int failed(const char *what, sd_status status) {
     complain("%s: %s (%s)", what, sd_last_error(), sd_status_string(status));
     return EXIT_FAILED;
 }
 
-static void log_line(void *opaque, sd_log_level level, const char *message)
-{
+static void log_line(void *opaque, sd_log_level level, const char *message) {
     (void)opaque;
     if (level <= SD_LOG_WARNING) {
         complain("%s%s", level == SD_LOG_WARNING ? "warning: " : "", message);
@@ -56,8 +52,7 @@ static void log_line(void *opaque, sd_log_level level, const char *message)
 static atomic_int signals_seen;
 static atomic_int calls_must_stop;
 
-static void on_signal(int number)
-{
+static void on_signal(int number) {
     (void)number;
     if (atomic_fetch_add(&signals_seen, 1) > 0) {
         static const char text[] = "\nsimdino: ended at once; the last checkpoint that was saved is kept\n";
@@ -68,8 +63,7 @@ static void on_signal(int number)
     atomic_store(&calls_must_stop, 1);
 }
 
-void catch_interrupts(void)
-{
+void catch_interrupts(void) {
     struct sigaction action = {0};
     action.sa_handler = on_signal;
     sigemptyset(&action.sa_mask);
@@ -77,33 +71,28 @@ void catch_interrupts(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
-bool interrupted(void)
-{
+bool interrupted(void) {
     return atomic_load(&signals_seen) > 0;
 }
 
-void allow_calls_after_interrupt(void)
-{
+void allow_calls_after_interrupt(void) {
     atomic_store(&calls_must_stop, 0);
 }
 
-static int must_stop(void *opaque)
-{
+static int must_stop(void *opaque) {
     (void)opaque;
     return atomic_load(&calls_must_stop);
 }
 
 /* ---- context ------------------------------------------------------------------------------- */
 
-static void show_progress(void *opaque, const char *what, uint64_t done, uint64_t total)
-{
+static void show_progress(void *opaque, const char *what, uint64_t done, uint64_t total) {
     (void)opaque;
     (void)total;
     progress_update_library(what, done);
 }
 
-sd_context *open_context(int32_t threads)
-{
+sd_context *open_context(int32_t threads) {
     sd_context_config config;
     sd_context_config_init(&config);
     config.threads = threads;
@@ -121,8 +110,7 @@ sd_context *open_context(int32_t threads)
     return context;
 }
 
-double seconds_now(void)
-{
+double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;

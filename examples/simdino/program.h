@@ -27,7 +27,7 @@ int command_info(int argc, char **argv);
 #define PRINTF_LIKE(text, rest)
 #endif
 
-void say(const char *format, ...) PRINTF_LIKE(1, 2);   /* one line */
+void say(const char *format, ...) PRINTF_LIKE(1, 2);      /* one line */
 void complain(const char *format, ...) PRINTF_LIKE(1, 2); /* one line after "simdino: " */
 
 /* Reports a failed library call: what was tried, and the library's own words. Returns EXIT_FAILED. */

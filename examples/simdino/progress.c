@@ -11,9 +11,9 @@
 
 #include "program.h"
 
-#define REDRAW_SECONDS 0.1
-#define FIRST_LINE_SECONDS 2.0
-#define LINE_SECONDS 5.0
+#define REDRAW_SECONDS       0.1
+#define FIRST_LINE_SECONDS   2.0
+#define LINE_SECONDS         5.0
 #define LONGEST_LINE_SECONDS 60.0
 
 /* One bar per program; the log may take it off from another thread, hence the lock. */
@@ -27,8 +27,7 @@ static struct {
     uint64_t recent_done;
 } bar = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-void format_duration(double seconds, char *text)
-{
+void format_duration(double seconds, char *text) {
     if (!(seconds >= 0)) {
         seconds = 0;
     }
@@ -43,8 +42,7 @@ void format_duration(double seconds, char *text)
     }
 }
 
-static int terminal_width(void)
-{
+static int terminal_width(void) {
     struct winsize size;
     if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
         return size.ws_col;
@@ -52,8 +50,7 @@ static int terminal_width(void)
     return 80;
 }
 
-static void hide_locked(void)
-{
+static void hide_locked(void) {
     if (bar.visible) {
         fputs("\r\033[K", stderr);
         fflush(stderr);
@@ -61,8 +58,7 @@ static void hide_locked(void)
     }
 }
 
-void progress_begin(const char *what, uint64_t start, uint64_t total)
-{
+void progress_begin(const char *what, uint64_t start, uint64_t total) {
     pthread_mutex_lock(&bar.lock);
     hide_locked();
     bar.active = true;
@@ -76,8 +72,7 @@ void progress_begin(const char *what, uint64_t start, uint64_t total)
 }
 
 /* Seconds that the rest will take; -1: not known yet. */
-static double seconds_left(double now)
-{
+static double seconds_left(double now) {
     double elapsed = now - bar.recent_time;
     if (bar.done <= bar.recent_done || elapsed <= 0) {
         return -1;
@@ -86,8 +81,7 @@ static double seconds_left(double now)
     return (double)(bar.total > bar.done ? bar.total - bar.done : 0) / rate;
 }
 
-static void draw_bar(double share, const char *left, const char *more)
-{
+static void draw_bar(double share, const char *left, const char *more) {
     char text[256];
     snprintf(text, sizeof text, "%3d%%  %llu/%llu  %s%sETA %s", (int)(100 * share), (unsigned long long)bar.done,
              (unsigned long long)bar.total, more, *more ? "  " : "", left);
@@ -113,8 +107,7 @@ static void draw_bar(double share, const char *left, const char *more)
     bar.visible = true;
 }
 
-void progress_update(uint64_t done, const char *more)
-{
+void progress_update(uint64_t done, const char *more) {
     pthread_mutex_lock(&bar.lock);
     if (bar.active) {
         double now = seconds_now();
@@ -147,8 +140,7 @@ void progress_update(uint64_t done, const char *more)
     pthread_mutex_unlock(&bar.lock);
 }
 
-void progress_update_library(const char *what, uint64_t done)
-{
+void progress_update_library(const char *what, uint64_t done) {
     pthread_mutex_lock(&bar.lock);
     bool meant = bar.active && strncmp(bar.what, what, strlen(what)) == 0;
     pthread_mutex_unlock(&bar.lock);
@@ -157,15 +149,13 @@ void progress_update_library(const char *what, uint64_t done)
     }
 }
 
-void progress_hide(void)
-{
+void progress_hide(void) {
     pthread_mutex_lock(&bar.lock);
     hide_locked();
     pthread_mutex_unlock(&bar.lock);
 }
 
-void progress_end(void)
-{
+void progress_end(void) {
     pthread_mutex_lock(&bar.lock);
     hide_locked();
     bar.active = false;

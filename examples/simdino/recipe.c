@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+/* clang-format off */
 const recipe recipes[] = {
     {
         .name = "small-grey",
@@ -62,11 +63,11 @@ const recipe recipes[] = {
         .eps = 0.05, .coeff = 1, .clip_limit = 3.0,
     },
 };
+/* clang-format on */
 
 const size_t recipe_count = sizeof recipes / sizeof recipes[0];
 
-const recipe *recipe_find(const char *name)
-{
+const recipe *recipe_find(const char *name) {
     for (size_t i = 0; i < recipe_count; i++) {
         if (strcmp(recipes[i].name, name) == 0) {
             return &recipes[i];
@@ -75,16 +76,14 @@ const recipe *recipe_find(const char *name)
     return NULL;
 }
 
-const recipe *recipe_for(const source *data)
-{
+const recipe *recipe_for(const source *data) {
     if (data->width > 64 || data->height > 64) {
         return recipe_find("imagenet");
     }
     return recipe_find(data->channels == 1 ? "small-grey" : "small-colour");
 }
 
-const char *const *recipe_names(void)
-{
+const char *const *recipe_names(void) {
     static const char *names[sizeof recipes / sizeof recipes[0] + 1];
     for (size_t i = 0; i < recipe_count; i++) {
         names[i] = recipes[i].name;
@@ -92,8 +91,7 @@ const char *const *recipe_names(void)
     return names;
 }
 
-void recipe_apply(const recipe *r, int32_t channels, sd_pretrainer_config *config)
-{
+void recipe_apply(const recipe *r, int32_t channels, sd_pretrainer_config *config) {
     sd_model_config *model = &config->model;
     model->image_size = r->global_size;
     model->patch_size = r->patch;
@@ -139,8 +137,7 @@ void recipe_apply(const recipe *r, int32_t channels, sd_pretrainer_config *confi
     config->clip_limit = r->clip_limit;
 }
 
-void recipe_print_table(void)
-{
+void recipe_print_table(void) {
     printf("Recipes (--recipe NAME; else by the images). All numbers can be changed by the options above.\n");
     printf("  %-13s %5s %4s %5s %5s  %-9s %-9s %6s %5s %6s %7s\n", "", "patch", "dim", "depth", "heads", "global",
            "local", "head", "batch", "epochs", "lr/256");

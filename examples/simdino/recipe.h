@@ -34,9 +34,9 @@ typedef struct recipe {
 extern const recipe recipes[];
 extern const size_t recipe_count;
 
-const recipe *recipe_find(const char *name);             /* NULL: no such recipe */
-const recipe *recipe_for(const source *data);            /* by channels and size */
-const char *const *recipe_names(void);                   /* ends with NULL */
+const recipe *recipe_find(const char *name);  /* NULL: no such recipe */
+const recipe *recipe_for(const source *data); /* by channels and size */
+const char *const *recipe_names(void);        /* ends with NULL */
 void recipe_apply(const recipe *r, int32_t channels, sd_pretrainer_config *config);
 void recipe_print_table(void);
 

@@ -11,7 +11,7 @@
 
 #include "program.h"
 
-#define PATH_ROOM 4096
+#define PATH_ROOM  4096
 #define MOST_FILES 64
 
 static const char *const fashion_classes[] = {"T-shirt", "Trouser", "Pullover", "Dress", "Coat",
@@ -22,28 +22,24 @@ static const char *const cifar_classes[] = {"airplane", "automobile", "bird",  "
 
 /* ---- paths --------------------------------------------------------------------------------- */
 
-static bool is_folder(const char *path)
-{
+static bool is_folder(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
-static bool is_file(const char *path)
-{
+static bool is_file(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 && !S_ISDIR(status.st_mode);
 }
 
-static bool join(char *to, const char *folder, const char *name)
-{
+static bool join(char *to, const char *folder, const char *name) {
     size_t length = strlen(folder);
     const char *slash = length > 0 && folder[length - 1] == '/' ? "" : "/";
     return snprintf(to, PATH_ROOM, "%s%s%s", folder, slash, name) < PATH_ROOM;
 }
 
 /* Finds the file FOLDER/KIND-images-idx3-ubyte (or labels-idx1), with any of the endings in use. */
-static bool find_idx(char *to, const char *folder, const char *kind, bool labels)
-{
+static bool find_idx(char *to, const char *folder, const char *kind, bool labels) {
     static const struct {
         char separator;
         const char *ending;
@@ -51,8 +47,8 @@ static bool find_idx(char *to, const char *folder, const char *kind, bool labels
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         for (int rank = labels ? 1 : 3; rank <= (labels ? 1 : 4); rank++) {
             char name[128];
-            snprintf(name, sizeof name, "%s-%s%cidx%d-ubyte%s", kind, labels ? "labels" : "images",
-                     forms[i].separator, rank, forms[i].ending);
+            snprintf(name, sizeof name, "%s-%s%cidx%d-ubyte%s", kind, labels ? "labels" : "images", forms[i].separator,
+                     rank, forms[i].ending);
             if (join(to, folder, name) && is_file(to)) {
                 return true;
             }
@@ -62,8 +58,7 @@ static bool find_idx(char *to, const char *folder, const char *kind, bool labels
 }
 
 /* Replaces the last occurrence of `from` in `path`; false when there is none. */
-static bool replace(const char *path, const char *from, const char *with, char *to)
-{
+static bool replace(const char *path, const char *from, const char *with, char *to) {
     const char *last = NULL;
     for (const char *at = strstr(path, from); at != NULL; at = strstr(at + 1, from)) {
         last = at;
@@ -76,8 +71,7 @@ static bool replace(const char *path, const char *from, const char *with, char *
 
 typedef enum file_kind { FILE_MISSING, FILE_IDX, FILE_CIFAR, FILE_UNKNOWN } file_kind;
 
-static file_kind kind_of_file(const char *path)
-{
+static file_kind kind_of_file(const char *path) {
     struct stat status;
     if (stat(path, &status) != 0) {
         return FILE_MISSING;
@@ -95,8 +89,7 @@ static file_kind kind_of_file(const char *path)
     return status.st_size > 0 && status.st_size % 3073 == 0 && length == 4 && head[0] <= 9 ? FILE_CIFAR : FILE_UNKNOWN;
 }
 
-static sd_dataset *opened(const char *path, sd_status status, sd_dataset *dataset)
-{
+static sd_dataset *opened(const char *path, sd_status status, sd_dataset *dataset) {
     if (status != SD_OK) {
         failed(path, status);
         return NULL;
@@ -104,8 +97,7 @@ static sd_dataset *opened(const char *path, sd_status status, sd_dataset *datase
     return dataset;
 }
 
-static sd_dataset *open_idx(sd_context *context, const char *images, const char *labels)
-{
+static sd_dataset *open_idx(sd_context *context, const char *images, const char *labels) {
     sd_dataset *dataset = NULL;
     sd_status status = sd_dataset_open_idx(context, images, labels, &dataset);
     return opened(images, status, dataset);
@@ -113,8 +105,7 @@ static sd_dataset *open_idx(sd_context *context, const char *images, const char 
 
 /* ---- folders and files --------------------------------------------------------------------- */
 
-static int open_idx_folder(sd_context *context, const char *folder, source *data)
-{
+static int open_idx_folder(sd_context *context, const char *folder, source *data) {
     char images[PATH_ROOM], labels[PATH_ROOM];
     if (!find_idx(images, folder, "train", false)) {
         return 1;
@@ -133,8 +124,7 @@ static int open_idx_folder(sd_context *context, const char *folder, source *data
     return 0;
 }
 
-static int open_cifar_folder(sd_context *context, const char *folder, source *data)
-{
+static int open_cifar_folder(sd_context *context, const char *folder, source *data) {
     char paths[6][PATH_ROOM];
     const char *list[6];
     size_t count = 0;
@@ -164,8 +154,7 @@ static int open_cifar_folder(sd_context *context, const char *folder, source *da
     return 0;
 }
 
-static int open_folder(sd_context *context, const char *folder, source *data)
-{
+static int open_folder(sd_context *context, const char *folder, source *data) {
     int result = open_idx_folder(context, folder, data);
     if (result > 0) {
         result = open_cifar_folder(context, folder, data);
@@ -183,8 +172,7 @@ static int open_folder(sd_context *context, const char *folder, source *data)
     return result;
 }
 
-static int open_idx_file(sd_context *context, const char *path, source *data)
-{
+static int open_idx_file(sd_context *context, const char *path, source *data) {
     char labels[PATH_ROOM], middle[PATH_ROOM], test[PATH_ROOM], test_labels[PATH_ROOM];
     bool has_labels = replace(path, "images", "labels", middle) &&
                       (replace(middle, "idx3", "idx1", labels) || replace(middle, "idx4", "idx1", labels)) &&
@@ -201,8 +189,7 @@ static int open_idx_file(sd_context *context, const char *path, source *data)
     return 0;
 }
 
-static int open_cifar_files(sd_context *context, const char *paths, source *data)
-{
+static int open_cifar_files(sd_context *context, const char *paths, source *data) {
     char text[PATH_ROOM];
     const char *list[MOST_FILES];
     size_t count = 0;
@@ -226,8 +213,7 @@ static int open_cifar_files(sd_context *context, const char *paths, source *data
     return opened(paths, status, data->train) != NULL ? 0 : -1;
 }
 
-static int open_path(sd_context *context, const char *path, source *data)
-{
+static int open_path(sd_context *context, const char *path, source *data) {
     if (is_folder(path)) {
         return open_folder(context, path, data);
     }
@@ -237,15 +223,10 @@ static int open_path(sd_context *context, const char *path, source *data)
         *strchr(first, ',') = '\0';
     }
     switch (kind_of_file(first)) {
-    case FILE_MISSING:
-        complain("cannot open %s: %s", first, strerror(errno != 0 ? errno : ENOENT));
-        return -1;
-    case FILE_IDX:
-        return open_idx_file(context, path, data);
-    case FILE_CIFAR:
-        return open_cifar_files(context, path, data);
-    case FILE_UNKNOWN:
-        break;
+    case FILE_MISSING: complain("cannot open %s: %s", first, strerror(errno != 0 ? errno : ENOENT)); return -1;
+    case FILE_IDX: return open_idx_file(context, path, data);
+    case FILE_CIFAR: return open_cifar_files(context, path, data);
+    case FILE_UNKNOWN: break;
     }
     complain("%s: neither an IDX file (which begins with the bytes 0 0 8 3) nor CIFAR-10 records (of 3073 bytes)",
              first);
@@ -255,8 +236,7 @@ static int open_path(sd_context *context, const char *path, source *data)
 /* ---- the whole ----------------------------------------------------------------------------- */
 
 /* Name and class names, by the form of the images and the words in the path. */
-static void recognise(const char *path, source *data)
-{
+static void recognise(const char *path, source *data) {
     data->name = data->channels == 1 ? "grey images" : "images";
     if (data->channels == 3 && data->width == 32 && data->height == 32) {
         data->name = "CIFAR-10";
@@ -274,8 +254,7 @@ static void recognise(const char *path, source *data)
     }
 }
 
-int source_open(sd_context *context, const char *path, const char *test_path, source *data)
-{
+int source_open(sd_context *context, const char *path, const char *test_path, source *data) {
     *data = (source){0};
     errno = 0;
     int result = open_path(context, path, data);
@@ -315,15 +294,13 @@ int source_open(sd_context *context, const char *path, const char *test_path, so
     return result;
 }
 
-void source_close(source *data)
-{
+void source_close(source *data) {
     sd_dataset_destroy(data->train);
     sd_dataset_destroy(data->test);
     *data = (source){0};
 }
 
-int32_t source_classes(const sd_dataset *dataset)
-{
+int32_t source_classes(const sd_dataset *dataset) {
     const int32_t *labels = sd_dataset_labels(dataset);
     int32_t largest = -1;
     for (uint64_t i = 0; labels != NULL && i < sd_dataset_count(dataset); i++) {

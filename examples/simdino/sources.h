@@ -23,8 +23,8 @@ void source_close(source *data);
 /* Number of classes: the largest label + 1; 0 without labels. */
 int32_t source_classes(const sd_dataset *dataset);
 
-#define SOURCE_PATH_HELP                                                                                              \
-    "the images: a folder with the IDX files of MNIST or Fashion-MNIST (plain or .gz), a folder with CIFAR-10's "     \
+#define SOURCE_PATH_HELP                                                                                               \
+    "the images: a folder with the IDX files of MNIST or Fashion-MNIST (plain or .gz), a folder with CIFAR-10's "      \
     "binary files, one IDX file, or CIFAR-10 files with commas between them"
 
 #endif

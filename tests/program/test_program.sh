@@ -1,0 +1,280 @@
+#!/bin/sh
+# Runs the program as a user does, on a tiny data set that is made here: sh test_program.sh PATH/TO/simdino
+# Prints TAP: a line "ok N - what" or "not ok N - what" for each test.
+set -u
+LC_ALL=C
+export LC_ALL
+
+simdino=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+count=0
+
+report() { # report STATUS NAME: one test
+    count=$((count + 1))
+    if [ "$1" = 0 ]; then
+        echo "ok $count - $2"
+    else
+        echo "not ok $count - $2"
+        sed 's/^/# /' out err 2>/dev/null | tail -n 20
+    fi
+}
+run() { # run ARGUMENTS: standard output into out, standard error into err, exit code into $code
+    "$simdino" "$@" >out 2>err </dev/null
+    code=$?
+}
+expect() { # expect CODE NAME [PATTERN FILE]...: the last run ended with CODE, and FILE has a line with PATTERN
+    wanted=$1 name=$2 good=0
+    shift 2
+    [ "$code" = "$wanted" ] || { good=1 && echo "# exit code $code, expected $wanted"; }
+    while [ $# -gt 1 ]; do
+        grep -q -e "$1" "$2" || { good=1 && echo "# no line \"$1\" in $2"; }
+        shift 2
+    done
+    report $good "$name"
+}
+
+# ---- a tiny data set: four kinds of 16 x 16 images, in IDX files ----------------------------------------------------------
+
+bytes_of_images() { # bytes_of_images COUNT SEED: octal escapes of the pixels
+    awk -v count="$1" -v seed="$2" 'BEGIN {
+        srand(seed)
+        for (i = 0; i < count; i++) {
+            shift = int(3 * rand())
+            for (y = 0; y < 16; y++) for (x = 0; x < 16; x++) {
+                kind = i % 4
+                if (kind == 0) bright = x + shift < 8
+                else if (kind == 1) bright = y + shift < 8
+                else if (kind == 2) bright = int((x + shift) / 3) % 2
+                else bright = (x - 8) * (x - 8) + (y - 8) * (y - 8) < 16 + 9 * shift
+                printf "\\%03o", (bright ? 150 : 30) + int(60 * rand())
+            }
+        }
+    }'
+}
+write_images() { # write_images FILE COUNT SEED; COUNT < 256
+    printf "\\0\\0\\10\\3\\0\\0\\0\\$(printf %o "$2")\\0\\0\\0\\20\\0\\0\\0\\20$(bytes_of_images "$2" "$3")" >"$1"
+}
+write_labels() { # write_labels FILE COUNT
+    printf "\\0\\0\\10\\1\\0\\0\\0\\$(printf %o "$2")$(awk -v count="$2" 'BEGIN {
+        for (i = 0; i < count; i++) printf "\\%03o", i % 4 }')" >"$1"
+}
+mkdir data
+write_images data/train-images-idx3-ubyte 192 1
+write_labels data/train-labels-idx1-ubyte 192
+write_images data/t10k-images-idx3-ubyte 48 2
+write_labels data/t10k-labels-idx1-ubyte 48
+
+# A network that trains in a second. Every pretraining below uses it.
+tiny="--data data --patch 4 --dim 32 --depth 2 --heads 2 --head-hidden 32 --head-dim 16 --global-size 16
+    --local-size 8 --locals 2 --batch 32 --lr 1e-3 --threads 2"
+
+# ---- help and wrong usage --------------------------------------------------------------------------------------------------
+
+run --version
+expect 0 "--version tells the version" '^simdino [0-9]*\.[0-9]*\.[0-9]*$' out
+run --help
+expect 0 "--help lists the commands" 'pretrain' out 'coding-rate' out
+for command in pretrain embed knn coding-rate info; do
+    run $command --help
+    expect 0 "$command --help" "^Usage: simdino $command" out '  --help' out
+done
+run pretrain --help
+expect 0 "the help tells defaults" 'default: 0.05' out 'small-grey' out
+run
+expect 2 "no command: the help, exit code 2" '^Usage' err
+run pretrian
+expect 2 "an unknown command gets a suggestion" 'did you mean "pretrain"' err
+run pretrain --step 3
+expect 2 "an unknown option gets a suggestion" 'did you mean --steps' err
+run pretrain --data data --steps
+expect 2 "a missing value" '--steps needs a value' err
+run pretrain --data data --steps 3x
+expect 2 "a value that is no number" 'expected a whole number' err
+run pretrain --data data --momentum 1.5
+expect 2 "a value out of bounds" 'must be from 0 to 1' err
+run pretrain --data data --optimizer adam
+expect 2 "a wrong word gets a suggestion" 'did you mean adamw' err
+run pretrain --data data --epochs 1 --steps 2
+expect 2 "two lengths" 'exclude each other' err
+run pretrain --data data --blur 0.1,0.2
+expect 2 "too few numbers" 'expected 3 numbers' err
+run pretrain
+expect 2 "pretrain without --data" '--data is missing' err
+run pretrain --resume a --data data --lr 1
+expect 2 "--resume keeps the settings" 'cannot be changed by --resume' err
+run info --what
+expect 2 "info takes no options" 'no option --what' err
+run embed --weights a --data data --out a.txt
+expect 2 "embed wants .npz or .npy" 'must end in' err
+
+# ---- failures that are not the user's way of calling -------------------------------------------------------------------------
+
+run pretrain --data nowhere
+expect 1 "images that do not exist" 'nowhere' err
+mkdir empty
+run pretrain --data empty
+expect 1 "a folder without images says what is looked for" 'train-images-idx3-ubyte' err
+run pretrain --data "$simdino"
+expect 1 "a file that is no data set" 'neither an IDX file' err
+head -c 5000 data/train-images-idx3-ubyte >short-idx3-ubyte
+run pretrain --data short-idx3-ubyte
+expect 1 "a truncated data set" 'short-idx3-ubyte' err
+run pretrain $tiny --steps 2 --out nowhere/model.safetensors
+expect 1 "a folder that does not exist is found before training" 'cannot write nowhere/model' err
+run pretrain $tiny --heads 3 --steps 2
+expect 1 "settings that contradict each other" 'heads' err
+run pretrain $tiny --batch 1000 --steps 2
+expect 1 "a batch larger than the data set" 'batch' err
+
+run info
+expect 0 "info" '^simdino ' out '^CPU' out '^BLAS kernel' out '^threads' out
+
+# ---- pretraining, saving, resuming ------------------------------------------------------------------------------------------
+
+run pretrain $tiny --steps 12 --seed 5 --out whole.safetensors --metrics whole.csv --curve curve.png
+expect 0 "pretrain" '^finished after 12 of 12 steps' out 'saved whole.safetensors' out
+rows=$(grep -c '^[0-9]' whole.csv)
+[ "$rows" = 12 ] && head -n 1 whole.csv | grep -q '^step,epoch,loss,compression,expansion'
+report $? "the metrics file has a row for each of the 12 steps"
+awk -F, 'NR > 1 && ($3 == "" || $3 + $4 + $5 > 1e-4 || $3 + $4 + $5 < -1e-4) { bad = 1 } END { exit bad }' whole.csv
+report $? "loss = -compression - expansion in each row"
+
+is_png() {
+    [ "$(head -c 8 "$1" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ] &&
+        [ "$(tail -c 8 "$1" | od -An -tx1 | tr -d ' \n')" = 49454e44ae426082 ] || return 1
+    if command -v python3 >/dev/null; then # every chunk's checksum, and the size of the picture
+        python3 - "$1" <<'PYTHON'
+import struct, sys, zlib
+data = open(sys.argv[1], "rb").read()
+at, pixels = 8, b""
+while at < len(data):
+    length, = struct.unpack(">I", data[at:at + 4])
+    body = data[at + 4:at + 8 + length]
+    assert zlib.crc32(body) == struct.unpack(">I", data[at + 8 + length:at + 12 + length])[0]
+    if body[:4] == b"IHDR":
+        width, height = struct.unpack(">II", body[4:12])
+    if body[:4] == b"IDAT":
+        pixels += body[4:]
+    at += 12 + length
+assert len(zlib.decompress(pixels)) == height * (1 + 3 * width)
+PYTHON
+    fi
+}
+is_png curve.png
+report $? "the loss curve is a valid PNG file"
+
+run pretrain $tiny --steps 12 --seed 5 --out whole.safetensors
+expect 1 "an existing checkpoint is not overwritten" 'exists already' err
+
+# Everything but the speed and the time must be equal.
+losses() { cut -d, -f1-12 "$1"; }
+run pretrain $tiny --steps 12 --seed 5 --out parts.safetensors --metrics parts.csv --stop-after 5
+expect 0 "--stop-after" 'stopped after 5 of 12' out 'resume parts.safetensors' err
+run pretrain --data data --resume parts.safetensors --metrics parts.csv --threads 1
+expect 0 "--resume" 'finished after 12 of 12' out
+[ "$(losses whole.csv)" = "$(losses parts.csv)" ]
+report $? "a resumed run, on another number of threads, has the same losses as the whole one"
+cmp -s whole.safetensors parts.safetensors
+report $? "and saves the same checkpoint"
+run pretrain --data data --resume parts.safetensors
+expect 0 "resuming what is finished does nothing" 'saved parts' out
+
+run pretrain $tiny --steps 4 --out lines.safetensors --metrics lines.jsonl --micro-batch 16 --activations memory \
+    --knn-every 2 --optimizer sgd
+expect 0 "JSON lines, pieces of a batch, k-NN while training" '^{"step":0,"epoch":' lines.jsonl '"knn":0\.' lines.jsonl \
+    'k-NN accuracy' err
+run pretrain $tiny --minutes 0.05 --out minutes.safetensors
+expect 0 "--minutes measures the speed and plans the steps" 'steps fit into 0.05 minutes' err '^finished' out
+
+# Ctrl-C: training that would take hours is interrupted once its first steps are in the metrics file.
+"$simdino" pretrain $tiny --steps 1000000 --out stopped.safetensors --metrics stopped.csv >out 2>err &
+process=$!
+waited=0
+while [ "$(wc -l <stopped.csv 2>/dev/null || echo 0)" -lt 4 ] && [ $waited -lt 100 ]; do
+    sleep 0.1
+    waited=$((waited + 1))
+done
+kill -INT $process
+wait $process
+code=$?
+expect 130 "Ctrl-C saves a checkpoint and ends" '^stopped after' out 'saved stopped.safetensors' out \
+    'pretrain --resume stopped.safetensors' err
+steps=$(grep -c '^[0-9]' stopped.csv)
+run pretrain --data data --resume stopped.safetensors --metrics stopped.csv --stop-after 2
+expect 0 "and the run goes on from there" '^stopped after' out
+[ "$(cut -d, -f1 stopped.csv | tail -n 1)" = $((steps + 1)) ] && [ "$(grep -c '^[0-9]' stopped.csv)" = $((steps + 2)) ]
+report $? "with the next step"
+
+# A learning rate that breaks the numbers: an error, and the checkpoint that was saved before stays.
+run pretrain $tiny --steps 60 --out broken.safetensors --lr 1e30 --warmup 0 --clip none --save-every 1 --overwrite
+expect 1 "a loss that is not a number stops the training" 'training stopped' err 'holds the state after' err
+run embed --weights broken.safetensors --data data --out broken.npy
+[ -s broken.safetensors ]
+report $? "and the last checkpoint is kept"
+
+head -c 3000 whole.safetensors >cut.safetensors
+run pretrain --data data --resume cut.safetensors
+expect 1 "a truncated checkpoint" 'cut.safetensors' err
+{ head -c 20000 whole.safetensors; printf 'DAMAGED'; tail -c +20008 whole.safetensors; } >bad.safetensors
+run knn --weights bad.safetensors --data data
+expect 1 "a damaged checkpoint" 'bad.safetensors' err
+
+# ---- embeddings, coding rate, k-NN -------------------------------------------------------------------------------------------
+
+run embed --weights whole.safetensors --data data --split test -o test.npy
+expect 0 "embed to .npy" '48 rows of 32 numbers' out
+[ "$(wc -c <test.npy)" = $((128 + 48 * 32 * 4)) ]
+report $? "the .npy file has the size that NumPy expects"
+run embed --weights whole.safetensors --data data --head --student --out=train.npz
+expect 0 "embed to .npz" '192 rows of 16 numbers, and their labels' out
+if command -v python3 >/dev/null; then
+    python3 -c 'import zipfile; z = zipfile.ZipFile("train.npz"); assert z.testzip() is None
+assert z.namelist() == ["embeddings.npy", "labels.npy"]
+assert z.read("labels.npy")[128:136] == bytes([0, 0, 0, 0, 1, 0, 0, 0])'
+    report $? "the .npz file is a sound archive with features and labels"
+fi
+run coding-rate test.npy --eps 0.5
+expect 0 "coding-rate of a file" '^rows *48$' out '^R ' out '^gamma R' out '^effective rank' out
+# One row with the number 1: R = 1/2 ln(1 + 1/0.05).
+{ printf '\223NUMPY\1\0\166\0'; printf '%-117s\n' "{'descr': '<f8', 'fortran_order': False, 'shape': (1, 1), }"
+    printf '\0\0\0\0\0\0\360\77'; } >one.npy
+run coding-rate one.npy
+expect 0 "the coding rate of a known matrix" '^R *1\.52226122 nats' out '^effective rank *1\.0000' out
+run coding-rate --weights whole.safetensors --data data --split test --head
+expect 0 "coding-rate of embeddings" '^columns *16$' out
+run coding-rate whole.csv
+expect 1 "a file that is no .npy" 'not a .npy file' err
+
+run knn --weights whole.safetensors --data data --neighbors neighbors.png
+expect 0 "knn, three rows" 'raw pixels, centred .*%' out 'untrained network .*%' out 'trained network .*%' out
+is_png neighbors.png
+report $? "the picture of neighbours is a valid PNG file"
+run knn --data data --center both -k 5
+expect 0 "knn of raw pixels alone, both forms" 'raw pixels   .*%' out 'raw pixels, centred' out
+run knn --data data -k 500
+expect 1 "more neighbours than images" 'only 192 training images' err
+
+# ---- other data sets -----------------------------------------------------------------------------------------------------------
+
+mkdir zipped cifar
+gzip -c data/train-images-idx3-ubyte >zipped/train-images-idx3-ubyte.gz
+gzip -c data/train-labels-idx1-ubyte >zipped/train-labels-idx1-ubyte.gz
+run embed --weights whole.safetensors --data zipped/train-images-idx3-ubyte.gz --out zipped.npz
+expect 0 "one compressed IDX file; its labels are found" '192 rows of 32 numbers, and their labels' out
+run embed --weights whole.safetensors --data zipped --split test --out zipped.npz
+expect 1 "a folder without test images" 'no test images' err
+for label in 0 1 2 3 4 5 6 7 8 9; do
+    printf "\\$label"
+    head -c 3072 data/train-images-idx3-ubyte
+done >cifar/data_batch_1.bin
+cp cifar/data_batch_1.bin cifar/test_batch.bin
+run pretrain --data cifar --patch 8 --dim 16 --depth 1 --heads 1 --head-hidden 16 --head-dim 8 --locals 0 --batch 5 \
+    --epochs 1 --out cifar.safetensors
+expect 0 "CIFAR-10 files" 'CIFAR-10, 10 images of 32 x 32 x 3' err 'finished after 2 of 2' out
+run knn --weights cifar.safetensors --data cifar/data_batch_1.bin,cifar/test_batch.bin --test-data cifar/test_batch.bin \
+    --only-trained -k 1
+expect 0 "CIFAR-10 files by name" '20 training images, 10 test images' out
+
+echo "1..$count"
