@@ -34,7 +34,7 @@ step "Installing what is missing"
 sh tests/install-packages.sh run
 if [ ! -e "$data/train-images-idx3-ubyte.gz" ] && [ ! -e "$data/train-images-idx3-ubyte" ]; then
     echo "Fashion-MNIST is not in $data." >&2
-    echo "Install Debian's package dataset-fashion-mnist, or fetch the four files and set SIMDINO_DATA to their folder." >&2
+    echo "Install Debian's package dataset-fashion-mnist, or set SIMDINO_DATA to a folder with its four files." >&2
     exit 1
 fi
 

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "features.h"
+#include "feature_rows.h"
 #include "npy.h"
 #include "options.h"
 #include "output.h"

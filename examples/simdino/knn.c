@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "features.h"
+#include "feature_rows.h"
 #include "neighbors.h"
 #include "options.h"
 #include "output.h"

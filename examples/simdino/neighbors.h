@@ -2,7 +2,7 @@
 #ifndef NEIGHBORS_H
 #define NEIGHBORS_H
 
-#include "features.h"
+#include "feature_rows.h"
 #include "sources.h"
 
 /* For some test images, the first ones of each class in turn (not chosen by success), a row of the picture: the image,

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "features.h"
+#include "feature_rows.h"
 #include "metrics.h"
 #include "output.h"
 #include "plot.h"

@@ -35,7 +35,7 @@ expect() { # expect CODE NAME [PATTERN FILE]...: the last run ended with CODE, a
     report $good "$name"
 }
 
-# ---- a tiny data set: four kinds of 16 x 16 images, in IDX files ----------------------------------------------------------
+# ---- a tiny data set: four kinds of 16 x 16 images, in IDX files ----
 
 bytes_of_images() { # bytes_of_images COUNT SEED: octal escapes of the pixels
     awk -v count="$1" -v seed="$2" 'BEGIN {
@@ -70,7 +70,7 @@ write_labels data/t10k-labels-idx1-ubyte 48
 tiny="--data data --patch 4 --dim 32 --depth 2 --heads 2 --head-hidden 32 --head-dim 16 --global-size 16
     --local-size 8 --locals 2 --batch 32 --lr 1e-3 --threads 2"
 
-# ---- help and wrong usage --------------------------------------------------------------------------------------------------
+# ---- help and wrong usage ----
 
 run --version
 expect 0 "--version tells the version" '^simdino [0-9]*\.[0-9]*\.[0-9]*$' out
@@ -109,7 +109,7 @@ expect 2 "info takes no options" 'no option --what' err
 run embed --weights a --data data --out a.txt
 expect 2 "embed wants .npz or .npy" 'must end in' err
 
-# ---- failures that are not the user's way of calling -------------------------------------------------------------------------
+# ---- failures that are not the user's way of calling ----
 
 run pretrain --data nowhere
 expect 1 "images that do not exist" 'nowhere' err
@@ -131,7 +131,7 @@ expect 1 "a batch larger than the data set" 'batch' err
 run info
 expect 0 "info" '^simdino ' out '^CPU' out '^BLAS kernel' out '^threads' out
 
-# ---- pretraining, saving, resuming ------------------------------------------------------------------------------------------
+# ---- pretraining, saving, resuming ----
 
 run pretrain $tiny --steps 12 --seed 5 --out whole.safetensors --metrics whole.csv --curve curve.png
 expect 0 "pretrain" '^finished after 12 of 12 steps' out 'saved whole.safetensors' out
@@ -183,8 +183,8 @@ expect 0 "resuming what is finished does nothing" 'saved parts' out
 
 run pretrain $tiny --steps 4 --out lines.safetensors --metrics lines.jsonl --micro-batch 16 --activations memory \
     --knn-every 2 --optimizer sgd
-expect 0 "JSON lines, pieces of a batch, k-NN while training" '^{"step":0,"epoch":' lines.jsonl '"knn":0\.' lines.jsonl \
-    'k-NN accuracy' err
+expect 0 "JSON lines, pieces of a batch, k-NN while training" '^{"step":0,"epoch":' lines.jsonl \
+    '"knn":0\.' lines.jsonl 'k-NN accuracy' err
 run pretrain $tiny --minutes 0.05 --out minutes.safetensors
 expect 0 "--minutes measures the speed and plans the steps" 'steps fit into 0.05 minutes' err '^finished' out
 
@@ -221,7 +221,7 @@ expect 1 "a truncated checkpoint" 'cut.safetensors' err
 run knn --weights bad.safetensors --data data
 expect 1 "a damaged checkpoint" 'bad.safetensors' err
 
-# ---- embeddings, coding rate, k-NN -------------------------------------------------------------------------------------------
+# ---- embeddings, coding rate, k-NN ----
 
 run embed --weights whole.safetensors --data data --split test -o test.npy
 expect 0 "embed to .npy" '48 rows of 32 numbers' out
@@ -256,7 +256,7 @@ expect 0 "knn of raw pixels alone, both forms" 'raw pixels   .*%' out 'raw pixel
 run knn --data data -k 500
 expect 1 "more neighbours than images" 'only 192 training images' err
 
-# ---- other data sets -----------------------------------------------------------------------------------------------------------
+# ---- other data sets ----
 
 mkdir zipped cifar
 gzip -c data/train-images-idx3-ubyte >zipped/train-images-idx3-ubyte.gz
@@ -273,8 +273,8 @@ cp cifar/data_batch_1.bin cifar/test_batch.bin
 run pretrain --data cifar --patch 8 --dim 16 --depth 1 --heads 1 --head-hidden 16 --head-dim 8 --locals 0 --batch 5 \
     --epochs 1 --out cifar.safetensors
 expect 0 "CIFAR-10 files" 'CIFAR-10, 10 images of 32 x 32 x 3' err 'finished after 2 of 2' out
-run knn --weights cifar.safetensors --data cifar/data_batch_1.bin,cifar/test_batch.bin --test-data cifar/test_batch.bin \
-    --only-trained -k 1
+run knn --weights cifar.safetensors --data cifar/data_batch_1.bin,cifar/test_batch.bin \
+    --test-data cifar/test_batch.bin --only-trained -k 1
 expect 0 "CIFAR-10 files by name" '20 training images, 10 test images' out
 
 echo "1..$count"

@@ -1,5 +1,5 @@
-/* Feature matrices. See features.h. */
-#include "features.h"
+/* Feature matrices. See feature_rows.h. */
+#include "feature_rows.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
-/* features.h - a data set as a matrix of features: raw pixels, or embeddings of a network. */
-#ifndef FEATURES_H
-#define FEATURES_H
+/* feature_rows.h - a data set as a matrix of features: raw pixels, or embeddings of a network. */
+#ifndef FEATURE_ROWS_H
+#define FEATURE_ROWS_H
 
 #include <simdino/simdino.h>
 
