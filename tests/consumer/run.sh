@@ -51,6 +51,23 @@ else
     number=$((number + 1))
     echo "ok $number - C++11, installed # SKIP no C++ compiler"
 fi
+# The example in README.md, with the variables that it leaves to the reader.
+{
+    echo '#include <simdino/simdino.h>'
+    echo '#include <stdio.h>'
+    echo 'static int failed;'
+    echo 'static void check(sd_status status) { failed |= status != SD_OK; }'
+    echo 'int run(const sd_image *images, size_t image_count);'
+    echo 'int run(const sd_image *images, size_t image_count) {'
+    echo '    sd_context *context; sd_dataset *dataset; sd_loader *loader; sd_pretrainer *trainer;'
+    echo '    sd_pretrainer_config config; sd_step_metrics metrics = {sizeof metrics};'
+    awk '/^```c$/ { inside = 1; next } /^```$/ && inside { exit } inside' "$source/README.md"
+    echo '    return failed;'
+    echo '}'
+    echo 'int main(void) { return 0; }'
+} >readme.c
+consume "C99, the example in README.md" "$cc -std=c99 -Wno-missing-field-initializers" readme.c "$(dirname "$module")" "$library" "" ""
+
 # Without the shared library, -lsimdino means the static one.
 rm -f "$library"/libsimdino.so* "$library"/libsimdino*.dylib
 consume "C99, static" "$cc -std=c99" consumer.c "$(dirname "$module")" "" --static "-lm"
