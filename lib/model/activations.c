@@ -181,30 +181,25 @@ static void place_all(sd_activations *a, arena *space) {
             a->dpositions[i] = place_floats(space, tokens, d);
         probabilities += group->count * g->heads * padded(tokens);
     }
-    if (a->mode == SD_ACTIVATIONS_SPEED) {
+    if (training) {
+        /* with SD_ACTIVATIONS_MEMORY the blocks share all buffers but their inputs */
+        sd_block_store shared = {0};
+        if (a->mode == SD_ACTIVATIONS_MEMORY)
+            place_block(space, g, t, false, &shared);
         for (size_t block = 0; block < g->depth; block++) {
             sd_block_store *store = a->blocks != NULL ? &a->blocks[block] : &discard;
             if (class_only && block + 1 == g->depth) {
-                store->x = place_floats(space, t, d);
                 store->mean1 = place_floats(space, t, 1);
                 store->rstd1 = place_floats(space, t, 1);
                 store->qkv = place_floats(space, t, 2 * d);
-            } else {
+                store->x = place_floats(space, t, d);
+            } else if (a->mode == SD_ACTIVATIONS_SPEED) {
                 place_block(space, g, t, true, store);
+            } else {
+                *store = shared;
+                store->x = place_floats(space, t, d);
             }
         }
-    } else if (a->mode == SD_ACTIVATIONS_MEMORY) {
-        sd_block_store shared = {0};
-        place_block(space, g, t, false, &shared);
-        for (size_t block = 0; block < g->depth; block++) {
-            float *x = place_floats(space, t, d);
-            if (a->blocks != NULL) {
-                a->blocks[block] = shared;
-                a->blocks[block].x = x;
-            }
-        }
-    }
-    if (training) {
         float *out = class_only ? NULL : place_floats(space, t, d);
         if (a->blocks != NULL)
             a->blocks[g->depth].x = out;
@@ -317,7 +312,7 @@ sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_ch
     bool class_only = !a->all_tokens && block + 1 == g->depth;
     /* In a forward pass chunks are in different blocks at the same time: where blocks share buffers, a chunk keeps to its own rows, as
      * compact rows of one block may be another chunk's in another block. */
-    if (a->mode == SD_ACTIVATIONS_MEMORY && (in_forward || class_only))
+    if (a->mode == SD_ACTIVATIONS_MEMORY && in_forward && !class_only)
         row1 = row2 = row;
     sd_block_store store = a->blocks[block];
     store.x += row * d;
