@@ -11,6 +11,7 @@ always a change that a reviewer sees.
 
 import argparse
 import difflib
+import gzip
 import pathlib
 import re
 import shutil
@@ -19,6 +20,7 @@ import sys
 import tempfile
 
 RECORD = "simdino-0.lp64.txt"
+DUMP = "simdino-0.x86_64.abi.gz"  # libabigail's view of the same, from the debug information
 NODE = "SIMDINO_0.1"
 
 
@@ -154,6 +156,30 @@ def symbols(arguments, path):
     return names
 
 
+def dump(source, shared):
+    command = ["abidw", "--headers-dir", str(source / "include"), "--drop-private-types", "--no-show-locs"]
+    command += ["--no-corpus-path", "--no-comp-dir-path", "--no-elf-needed", "--exported-interfaces-only", str(shared)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def can_dump(shared):
+    if not shared.exists() or not shutil.which("abidw") or not shutil.which("readelf"):
+        return False
+    sections = subprocess.run(["readelf", "-h", "-S", "-W", str(shared)], capture_output=True, text=True).stdout
+    return ".debug_info" in sections and "X86-64" in sections
+
+
+def dump_difference(source, shared, path):
+    """What abidiff calls incompatible."""
+    with tempfile.TemporaryDirectory() as folder:
+        old, new = pathlib.Path(folder, "old.abi"), pathlib.Path(folder, "new.abi")
+        old.write_bytes(gzip.decompress(path.read_bytes()))
+        new.write_bytes(dump(source, shared))
+        result = subprocess.run(["abidiff", str(old), str(new)], capture_output=True, text=True)
+    # Bits of the exit status: 1 error, 2 usage, 4 a change, 8 an incompatible one. New functions and members are only a change.
+    return result.stdout.splitlines() + result.stderr.splitlines() if result.returncode & (1 | 2 | 8) else []
+
+
 # ---- TAP -------------------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +270,11 @@ def check(options):
         tap.test("nothing recorded has changed", broken, "programs compiled against an older header would break")
         tap.test("everything is recorded", added, "if it is meant: meson compile -C BUILD update-abi, and commit the record")
 
+    if can_dump(shared):
+        tap.test("abidiff finds nothing incompatible", dump_difference(source, shared, source / "tests" / "abi" / DUMP))
+    else:
+        tap.skip("abidiff finds nothing incompatible", "needs x86-64, libabigail's tools and a build with debug information")
+
     # The comparison itself must be able to fail.
     sample = ["struct a size 16", "struct a.size offset 0 size 8 type size_t", "struct b size 8", "function int f(int)"]
     blind = []
@@ -266,6 +297,11 @@ def update(options):
     for line in difflib.unified_diff(old, comment + new, "recorded", "now", lineterm="", n=0):
         print(line)
     path.write_text("\n".join(comment + new) + "\n")
+    shared = options.build / "lib" / "libsimdino.so"
+    if can_dump(shared):
+        (options.source / "tests" / "abi" / DUMP).write_bytes(gzip.compress(dump(options.source, shared), mtime=0))
+    else:
+        print(f"{DUMP} is left as it is: it needs x86-64, libabigail's tools and a build with debug information")
     return 0
 
 
