@@ -5,6 +5,10 @@
 
 #include <string.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #endif
@@ -12,7 +16,6 @@
 /* ---- resize -------------------------------------------------------------------------------- */
 
 typedef uint8_t bytes16 __attribute__((vector_size(SD_TILE)));
-typedef int32_t ints16 __attribute__((vector_size(SD_TILE * 4)));
 
 static inline bytes16 load16(const uint8_t *address) {
     bytes16 value;
@@ -44,16 +47,46 @@ static inline void transpose16(bytes16 row[16]) {
     }
 }
 
-/* 16 neighbouring weighted sums: byte t*stride + lane of `in` times weight[t], rounded from 2^22 and clipped. */
-static inline bytes16 weigh16(const uint8_t *in, size_t stride, const int32_t *weight, size_t count) {
-    ints16 sum = (ints16){0} + (1 << 21);
+/* Conversions go in steps of a factor of two, which compilers turn into one instruction each. */
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+typedef uint8_t byte_lanes __attribute__((vector_size(LANES)));
+typedef uint16_t short_lanes __attribute__((vector_size(LANES * 2)));
+typedef int32_t int_lanes __attribute__((vector_size(LANES * 4)));
+
+static inline int_lanes widened(const uint8_t *in) {
+#if defined(__AVX2__) && LANES == 8
+    return (int_lanes)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)in));
+#else
+    byte_lanes value;
+    memcpy(&value, in, sizeof value);
+    return __builtin_convertvector(__builtin_convertvector(value, short_lanes), int_lanes);
+#endif
+}
+
+static inline void narrowed(int_lanes value, uint8_t *out) {
+    value &= value >= 0;
+    int_lanes over = value > 255;
+    value = (value & ~over) | (over & 255);
+    byte_lanes result = __builtin_convertvector(__builtin_convertvector(value, short_lanes), byte_lanes);
+    memcpy(out, &result, sizeof result);
+}
+
+/* SD_TILE neighbouring weighted sums: byte t*stride + lane of `in` times weight[t], rounded from 2^22 and clipped. */
+static inline void weigh_tile(const uint8_t *in, size_t stride, const int32_t *weight, size_t count, uint8_t *out) {
+    int_lanes sum[SD_TILE / LANES];
+    for (size_t k = 0; k < SD_TILE / LANES; k++)
+        sum[k] = (int_lanes){0} + (1 << 21);
     for (size_t t = 0; t < count; t++)
-        sum += __builtin_convertvector(load16(in + t * stride), ints16) * weight[t];
-    sum >>= 22;
-    sum &= sum >= 0;
-    ints16 over = sum > 255;
-    sum = (sum & ~over) | (over & 255);
-    return __builtin_convertvector(sum, bytes16);
+        for (size_t k = 0; k < SD_TILE / LANES; k++)
+            sum[k] += widened(in + t * stride + k * LANES) * weight[t];
+    for (size_t k = 0; k < SD_TILE / LANES; k++)
+        narrowed(sum[k] >> 22, out + k * LANES);
 }
 
 /* The rows are transposed, so that a weighted sum over x runs over whole vectors of 16 rows, and the result is transposed back into
@@ -87,8 +120,8 @@ static void resize_rows(const void *source, size_t row_stride, size_t rows, size
             memset(block, 0, sizeof block);
             for (size_t k = 0; k < here; k++) {
                 size_t i = mirror ? plan->outputs - 1 - x - k : x + k;
-                block[k] = weigh16(tile + (plan->first[i] * channels + c) * SD_TILE, channels * SD_TILE,
-                                   plan->weight_int + i * plan->taps, plan->count[i]);
+                weigh_tile(tile + (plan->first[i] * channels + c) * SD_TILE, channels * SD_TILE,
+                           plan->weight_int + i * plan->taps, plan->count[i], (uint8_t *)&block[k]);
             }
             transpose16(block);
             uint8_t *to = (uint8_t *)out + c * plane + x;
@@ -104,7 +137,7 @@ static void resize_columns(const void *in, size_t stride, size_t first_row, cons
         const uint8_t *from = (const uint8_t *)in + (plan->first[y] - first_row) * stride;
         uint8_t *to = (uint8_t *)out + y * width;
         for (size_t x = 0; x < width; x += SD_TILE)
-            store16(to + x, weigh16(from + x, stride, plan->weight_int + y * plan->taps, plan->count[y]));
+            weigh_tile(from + x, stride, plan->weight_int + y * plan->taps, plan->count[y], to + x);
     }
 }
 
