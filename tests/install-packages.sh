@@ -28,17 +28,18 @@ explain() {
     [ "$purpose" = docs ] && echo "For the API reference: Doxygen."
     [ "$purpose" = run ] && echo "For the quick start: the four Fashion-MNIST files (train-images-idx3-ubyte.gz, ...)."
     echo "  Debian, Ubuntu: apt-get install $packages"
-    echo "  Fedora:         dnf install gcc gcc-c++ meson ninja-build pkgconf openblas-devel lapack-devel zlib-devel$1"
-    echo "  Arch:           pacman -S base-devel meson openblas lapacke zlib$1"
-    echo "  macOS:          brew install meson ninja pkg-config openblas lapack$2"
+    echo "  Fedora:         dnf install gcc gcc-c++ meson ninja-build pkgconf openblas-devel lapack-devel zlib-devel $1"
+    echo "  Arch:           pacman -S base-devel meson openblas lapacke zlib $2"
+    echo "  macOS:          brew install meson ninja pkg-config openblas lapack $3"
     echo "                  export PKG_CONFIG_PATH=\"\$(brew --prefix openblas)/lib/pkgconfig:\$(brew --prefix lapack)/lib/pkgconfig\""
 }
 
 elsewhere() {
     case $purpose in
-    test) explain " cmocka valgrind" " cmocka" ;;
-    docs) explain " doxygen" " doxygen" ;;
-    *) explain "" "" ;;
+    test) explain "libcmocka-devel valgrind libabigail" "cmocka valgrind" "cmocka" ;;
+    bench) explain "python3-torch" "python-pytorch" "pytorch" ;;
+    docs) explain "doxygen" "doxygen" "doxygen" ;;
+    *) explain "" "" "" ;;
     esac
 }
 
