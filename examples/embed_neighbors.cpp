@@ -30,28 +30,29 @@ using Embedder = std::unique_ptr<sd_embedder, Deleter<sd_embedder, sd_embedder_d
 // Images that the host owns, and views of them for the library. Of four kinds: a neighbour is right or wrong.
 class Gallery {
   public:
-    static const int side = 28, kinds = 4;
+    static const size_t side = 28, kinds = 4;
 
-    explicit Gallery(int count, int channels) : pixels_(count), views_(count) {
+    Gallery(size_t count, size_t channels) : pixels_(count), views_(count) {
         sd_random random;
         sd_random_init(&random, 3, 0, 0);
-        for (int i = 0; i < count; i++) {
-            pixels_[i].resize(static_cast<size_t>(side * side * channels));
+        for (size_t i = 0; i < count; i++) {
+            pixels_[i].resize(side * side * channels);
             draw(pixels_[i], channels, i % kinds, random);
-            views_[i] = sd_image{pixels_[i].data(), side, side, 0 /* packed rows */, channels, SD_PIXEL_U8};
+            views_[i] = sd_image{pixels_[i].data(), side, side, 0 /* packed rows */, static_cast<int32_t>(channels),
+                                 SD_PIXEL_U8};
         }
     }
     const std::vector<sd_image> &views() const { return views_; }
 
   private:
-    static void draw(std::vector<unsigned char> &image, int channels, int kind, sd_random &random) {
+    static void draw(std::vector<unsigned char> &image, size_t channels, size_t kind, sd_random &random) {
         const int shift = static_cast<int>(sd_random_below(&random, 3));
-        for (int i = 0; i < side * side * channels; i++) {
-            const int x = i / channels % side, y = i / channels / side;
+        for (size_t i = 0; i < image.size(); i++) {
+            const int x = static_cast<int>(i / channels % side), y = static_cast<int>(i / channels / side);
             bool bright = false;
             switch (kind) {
-            case 0: bright = x + shift < side / 2; break;                                            // left half
-            case 1: bright = y + shift < side / 2; break;                                            // upper half
+            case 0: bright = x + shift < 14; break;                                                  // left half
+            case 1: bright = y + shift < 14; break;                                                  // upper half
             case 2: bright = (x + shift) / 4 % 2 == 0; break;                                        // stripes
             default: bright = (x - 14) * (x - 14) + (y - 14) * (y - 14) < (6 + shift) * (6 + shift); // disc
             }
@@ -79,7 +80,7 @@ Model load_or_make(sd_context *context, const char *path, sd_pretrainer_config &
         check(sd_model_load(context, path, 1, &model)); // 1: the teacher
         return Model(model);
     }
-    trained.model.image_size = Gallery::side;
+    trained.model.image_size = 28;
     trained.model.patch_size = 4;
     trained.model.channels = 1;
     trained.model.dim = trained.model.head_dim = 64;
@@ -91,12 +92,12 @@ Model load_or_make(sd_context *context, const char *path, sd_pretrainer_config &
 }
 
 int run(const char *path) {
-    const int count = 200;
+    const size_t count = 200, kinds = Gallery::kinds;
     const Context context = make_context(); // declared first: destroyed after all that was made with it
     sd_pretrainer_config trained;
     sd_pretrainer_config_init(&trained);
     const Model model = load_or_make(context.get(), path, trained);
-    const Gallery gallery(count, trained.model.channels);
+    const Gallery gallery(count, static_cast<size_t>(trained.model.channels));
 
     sd_embed_config config;
     sd_embed_config_init(&config);
@@ -119,18 +120,17 @@ int run(const char *path) {
     std::vector<float> similarity(queries * k);
     check(sd_nearest_neighbors(context.get(), features.data(), count, features.data(), queries, dim, k, nearest.data(),
                                similarity.data()));
-    int right = 0;
+    size_t right = 0;
     for (size_t q = 0; q < queries; q++) {
-        std::printf("image %zu (kind %d):", q, static_cast<int>(q) % Gallery::kinds);
+        std::printf("image %zu (kind %zu):", q, q % kinds);
         for (size_t j = 1; j < k; j++) {
-            const int64_t i = nearest[q * k + j];
-            std::printf("  %d (kind %d, %.3f)", static_cast<int>(i), static_cast<int>(i % Gallery::kinds),
-                        static_cast<double>(similarity[q * k + j]));
-            right += i % Gallery::kinds == static_cast<int64_t>(q) % Gallery::kinds;
+            const size_t i = static_cast<size_t>(nearest[q * k + j]);
+            std::printf("  %zu (kind %zu, %.3f)", i, i % kinds, static_cast<double>(similarity[q * k + j]));
+            right += i % kinds == q % kinds;
         }
         std::printf("\n");
     }
-    std::printf("%d of %d neighbours are of the same kind\n", right, static_cast<int>(queries * (k - 1)));
+    std::printf("%zu of %zu neighbours are of the same kind\n", right, queries * (k - 1));
     return path != nullptr || right > 12 ? 0 : 1;
 }
 

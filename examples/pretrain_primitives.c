@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { IMAGES = 256, SIDE = 28, BATCH = 48, STEPS = 20 };
+enum { IMAGES = 256, SIDE = 28, BATCH = 32, STEPS = 40 };
 enum { GLOBAL = 28, LOCAL = 12, LOCALS = 2, VIEWS = 2 + LOCALS, FEATURES = 64 };
 enum { GLOBAL_CROP = GLOBAL * GLOBAL, LOCAL_CROP = LOCAL * LOCAL }; /* floats of a crop of one channel */
 
@@ -80,8 +80,8 @@ int main(void) {
 
     float *gradient = malloc(parameters * sizeof *gradient);
     check(gradient != NULL ? SD_OK : SD_ERR_MEMORY, "gradient");
-    sd_schedule lr = {.base = 1e-3, .final = 1e-5, .total = STEPS, .warmup = 2};
-    sd_schedule momentum = {.base = 0.98, .final = 1, .total = STEPS};
+    sd_schedule lr = {.base = 5e-4, .final = 1e-5, .total = STEPS, .warmup = 2};
+    sd_schedule momentum = {.base = 0.9, .final = 1, .total = STEPS};
 
     for (uint64_t step = 0; step < STEPS; step++) {
         /* 1. Crops, drawn from the seed, the step and the number of the sample. */
@@ -125,7 +125,7 @@ int main(void) {
         check(sd_ema_update(context, sd_model_parameters(teacher), sd_model_parameters(student), parameters,
                             sd_schedule_value(&momentum, step)),
               "teacher");
-        if (step % 4 == 0 || step == STEPS - 1) {
+        if (step % 8 == 0 || step == STEPS - 1) {
             printf("step %2d  loss %7.4f  compression %.4f  expansion %.4f  gradient norm %.3f\n", (int)step,
                    result.loss, result.compression, result.expansion, norm);
         }

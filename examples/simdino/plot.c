@@ -83,7 +83,7 @@ static void number_text(double value, double step, char *text, size_t room) {
 
 static void draw_frame(canvas *c, const panel *p, const char *title, bool step_labels) {
     char text[32];
-    double step = tick_step(p->high - p->low, 4);
+    double step = tick_step(p->high - p->low, 5);
     for (double v = ceil(p->low / step) * step; v <= p->high + step / 1e6; v += step) {
         double y = y_of(p, v);
         canvas_line(c, LEFT, y, WIDTH - RIGHT, y, SCALE, grid);
