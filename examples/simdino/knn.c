@@ -30,6 +30,7 @@ typedef struct knn_run {
     source data;
     int32_t classes;
     sd_pretrainer_config trained; /* of the checkpoint */
+    sd_model *model;              /* its network */
 } knn_run;
 
 /* Accuracy of one kind of features, which are normalised in place (and centred first, when `center` is true); prints a
@@ -154,18 +155,6 @@ static int measure_untrained(const knn_run *r) {
     return result;
 }
 
-static int measure_trained(const knn_run *r) {
-    sd_model *model = NULL;
-    sd_status status = sd_model_load(r->context, r->settings->weights, r->settings->student ? 0 : 1, &model);
-    if (status != SD_OK) {
-        return failed("cannot load the network", status);
-    }
-    int result = measure_model(r, r->settings->student ? "trained network (student)" : "trained network", model,
-                               r->settings->picture);
-    sd_model_destroy(model);
-    return result;
-}
-
 /* ---- command ------------------------------------------------------------------------------- */
 
 static uint64_t limited(const sd_dataset *dataset, uint64_t limit) {
@@ -178,6 +167,9 @@ static int prepare(knn_run *r) {
     if (s->weights != NULL) {
         r->trained.size = sizeof r->trained;
         sd_status status = sd_checkpoint_info(r->context, s->weights, &r->trained, NULL);
+        if (status == SD_OK) {
+            status = sd_model_load(r->context, s->weights, s->student ? 0 : 1, &r->model);
+        }
         if (status != SD_OK) {
             return failed("cannot load the network", status);
         }
@@ -221,7 +213,8 @@ static int run_knn(knn_run *r) {
         result = measure_untrained(r);
     }
     if (result == EXIT_OK && s->weights != NULL) {
-        result = measure_trained(r);
+        const char *name = s->student ? "trained network (student)" : "trained network";
+        result = measure_model(r, name, r->model, s->picture);
     }
     if (result == EXIT_OK && s->picture != NULL) {
         printf("saved %s\n", s->picture);
@@ -332,6 +325,7 @@ int command_knn(int argc, char **argv) {
     knn_run r = {.settings = &s};
     r.context = open_context(s.threads);
     int result = r.context != NULL ? run_knn(&r) : EXIT_FAILED;
+    sd_model_destroy(r.model);
     source_close(&r.data);
     sd_context_destroy(r.context);
     return interrupted() ? EXIT_INTERRUPTED : result;

@@ -132,7 +132,7 @@ static size_t fill_table(pretrain_settings *s) {
         WORD("accumulation", "HOW", &config->accumulation, accumulation_names,
              "with --micro-batch: whole (default; coding rate of the whole batch) or pieces (of each piece; faster)"),
         WORD("optimizer", "NAME", &config->optimizer.kind, optimizer_names, "adamw (default), sgd, lars"),
-        TRAINING(OPTION_REAL, "lr", "X", &config->lr, 0, 1e6,
+        TRAINING(OPTION_REAL, "lr", "X", &config->lr, 0, 1e38,
                  "peak learning rate, as used (default: the recipe's, scaled linearly with the batch)"),
         TRAINING(OPTION_REAL, "min-lr", "X", &config->min_lr, 0, 1e6, "learning rate at the end (recipe)"),
         {.kind = OPTION_TEXT, .name = "warmup", .value = "STEPS|P%", .target = &s->warmup, .fixed_by_checkpoint = true,

@@ -266,7 +266,7 @@ expect 0 "one compressed IDX file; its labels are found" '192 rows of 32 numbers
 run embed --weights whole.safetensors --data zipped --split test --out zipped.npz
 expect 1 "a folder without test images" 'no test images' err
 for label in 0 1 2 3 4 5 6 7 8 9; do
-    printf "\\$label"
+    printf "\\$(printf %o $label)"
     head -c 3072 data/train-images-idx3-ubyte
 done >cifar/data_batch_1.bin
 cp cifar/data_batch_1.bin cifar/test_batch.bin
