@@ -64,8 +64,10 @@ typedef enum sd_clip_kind {
 /* Scales gradients down by limit/(norm + 1e-6) where that is below 1.
  *   norms  receives each tensor's norm before clipping (tensor_count doubles); may be NULL
  *   total  receives the norm of the whole gradient before clipping; may be NULL
- * SD_CLIP_NONE only measures. Modules are told by the tensors' names up to the first dot.
- * Errors: SD_ERR_ARGUMENT, SD_ERR_NUMERIC (NaN or infinity in the gradient: names the tensor; nothing was scaled). */
+ * SD_CLIP_NONE only measures. Modules are told by the tensors' names up to the first dot. Allocates nothing for up to 512
+ * tensors.
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_NUMERIC (NaN or infinity in the gradient: names the tensor; nothing was scaled),
+ * SD_ERR_MEMORY, SD_ERR_THREAD. */
 SD_API sd_status sd_clip_gradient(sd_context *context, const sd_tensor_info *tensors, size_t tensor_count,
                                   float *gradient, sd_clip_kind kind, double limit, double *norms, double *total);
 

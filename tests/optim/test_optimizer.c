@@ -117,6 +117,21 @@ static void lars_equals_official(void **state) {
     check_against_golden("optim/lars.npz", SD_OPTIMIZER_LARS, (const char *[]){"mu"}, 1);
 }
 
+/* The golden gradients are too large to feel it: after one step from zero the change is lr g / (|g| + epsilon). */
+static void adamw_epsilon(void **state) {
+    (void)state;
+    const sd_tensor_info tensor = {.name = "a", .dimensions = 1, .count = 4};
+    const float gradient[4] = {1e-8f, -1e-8f, 3e-8f, 0.0f};
+    float parameters[4] = {0};
+    sd_optimizer *optimizer = NULL;
+    assert_int_equal(sd_optimizer_create(NULL, NULL, &tensor, 1, 4, &optimizer), SD_OK);
+    assert_int_equal(sd_optimizer_step(optimizer, parameters, gradient, 0.1, 0), SD_OK);
+    const double expected[4] = {-0.05, 0.05, -0.075, 0.0};
+    for (size_t i = 0; i < 4; i++)
+        assert_true(fabs((double)parameters[i] - expected[i]) < 1e-6);
+    sd_optimizer_destroy(optimizer);
+}
+
 /* ---- a larger layout, with tensors of several blocks ---------------------------------------- */
 
 static const sd_tensor_info large_tensors[] = {
@@ -373,6 +388,7 @@ int main(void) {
         cmocka_unit_test(adamw_equals_torch),
         cmocka_unit_test(sgd_equals_torch),
         cmocka_unit_test(lars_equals_official),
+        cmocka_unit_test(adamw_epsilon),
         cmocka_unit_test(fused_equals_separate),
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(momentum_one_leaves_the_teacher),
