@@ -104,8 +104,9 @@ typedef struct sd_simdino_result {
     double compression;    /* mean cosine of (teacher global view, student view) pairs of different views */
     double expansion;      /* gamma * mean of R(W_i) over the two global views */
     double rate;           /* mean of R(W_i) without gamma */
-    double effective_rank; /* (tr G)^2 / tr(G^2), G = S'S of the student's first global view: between 1 and min(m, p) */
-    double similarity;     /* mean cosine between different samples of that view: near 1 when collapsed */
+    double effective_rank; /* (tr G)^2 / tr(G^2), G = S'S of the student's first global view: between 1 and min(m, p);
+                              0 when all its features are 0 */
+    double similarity;     /* mean cosine between different samples of that view: near 1 when collapsed; 0 for one sample */
 } sd_simdino_result;
 
 typedef struct sd_simdino_loss sd_simdino_loss;
