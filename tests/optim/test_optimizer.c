@@ -51,7 +51,7 @@ static void check_against_golden(const char *file, sd_optimizer_kind kind, const
 
     sd_optimizer_config config;
     sd_optimizer_config_init(&config);
-    config.kind = kind;
+    config.kind = (int32_t)kind;
     sd_optimizer *optimizer = NULL;
     assert_int_equal(sd_optimizer_create(NULL, &config, table.tensors, table.count, table.parameters, &optimizer),
                      SD_OK);
@@ -167,7 +167,7 @@ static training training_begin(sd_optimizer_kind kind, int32_t threads) {
     assert_int_equal(sd_context_create(&context_config, &result.context), SD_OK);
     sd_optimizer_config config;
     sd_optimizer_config_init(&config);
-    config.kind = kind;
+    config.kind = (int32_t)kind;
     assert_int_equal(sd_optimizer_create(result.context, &config, large_tensors, LARGE_TENSORS, LARGE_COUNT,
                                          &result.optimizer),
                      SD_OK);
