@@ -37,12 +37,14 @@ SD_API sd_status sd_dataset_open_cifar10(sd_context *context, const char *const 
     for (size_t i = 0; i < path_count; i++)
         SD_EXPECT(paths[i] != NULL, SD_ERR_ARGUMENT, "paths[%zu] is NULL", i);
     dataset = SD_NEW(context, sd_dataset);
+    if (dataset == NULL)
+        return SD_ERR_MEMORY;
+    dataset->context = context;
     records = SD_NEW_ARRAY(context, uint64_t, path_count);
-    if (dataset == NULL || records == NULL) {
+    if (records == NULL) {
         status = SD_ERR_MEMORY;
         goto cleanup;
     }
-    dataset->context = context;
 
     /* Sizes first: one allocation for all files, and a wrong file is found before it. */
     for (size_t i = 0; i < path_count; i++) {

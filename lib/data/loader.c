@@ -5,6 +5,7 @@
  *
  * There are two buffers: one holds the batch that was given last, the other takes the next. */
 #include "data/loader.h"
+#include "data/dataset.h"
 #include "image/image.h"
 
 #include <stdio.h>
@@ -77,6 +78,31 @@ static sd_status allocate_buffers(sd_loader *loader) {
     return SD_OK;
 }
 
+/* Where the images are known beforehand, so is the working space: then no batch allocates. */
+static sd_status reserve_threads(sd_loader *loader) {
+    const sd_dataset *dataset = loader->dataset;
+    for (int32_t type = SD_PIXEL_U8; type <= SD_PIXEL_F32; type++) {
+        size_t width = 0, height = 0, channels = 0;
+        for (uint64_t i = 0; dataset->images != NULL && i < dataset->count; i++)
+            if (dataset->images[i].pixel_type == type) {
+                width = sd_size_max(width, dataset->images[i].width);
+                height = sd_size_max(height, dataset->images[i].height);
+                channels = sd_size_max(channels, (size_t)dataset->images[i].channels);
+            }
+        if (dataset->pixels != NULL && type == SD_PIXEL_U8) {
+            width = dataset->width;
+            height = dataset->height;
+            channels = (size_t)dataset->channels;
+        }
+        for (size_t i = 0; width > 0 && i < loader->threads; i++) {
+            sd_status status = sd_augmenter_reserve(loader->thread[i].augmenter, type, channels, width, height);
+            if (status != SD_OK)
+                return status;
+        }
+    }
+    return SD_OK;
+}
+
 SD_API sd_status sd_loader_create(sd_context *context, const sd_dataset *dataset, const sd_augment_config *augment,
                                   const sd_loader_config *config, sd_loader **out) {
     sd_status status = SD_OK;
@@ -118,6 +144,7 @@ SD_API sd_status sd_loader_create(sd_context *context, const sd_dataset *dataset
     SD_EXPECT(loader->thread != NULL, SD_ERR_MEMORY, "no memory for %zu threads", loader->threads);
     for (size_t i = 0; i < loader->threads; i++)
         SD_TRY(sd_augmenter_create(context, &recipe, &loader->thread[i].augmenter));
+    SD_TRY(reserve_threads(loader));
     *out = loader;
     loader = NULL;
 cleanup:

@@ -8,6 +8,10 @@ struct sd_augmenter {
     sd_augment_config config;
     sd_resizer resizer;
     sd_scratch planes, blur;
+    /* The largest image that there is room for, by pixel type. */
+    struct {
+        size_t channels, width, height;
+    } room[2];
 };
 
 SD_API sd_status sd_augmenter_create(sd_context *context, const sd_augment_config *config, sd_augmenter **out) {
@@ -39,6 +43,32 @@ SD_API void sd_augmenter_destroy(sd_augmenter *augmenter) {
 
 size_t sd_augmenter_memory(const sd_augmenter *augmenter) {
     return sizeof *augmenter + sd_resizer_bytes(&augmenter->resizer) + augmenter->planes.bytes + augmenter->blur.bytes;
+}
+
+sd_status sd_augmenter_reserve(sd_augmenter *augmenter, int32_t pixel_type, size_t channels, size_t width,
+                               size_t height) {
+    sd_status status = SD_OK;
+    const sd_augment_config *config = &augmenter->config;
+    const size_t item = sd_pixel_size(pixel_type), kind = pixel_type == SD_PIXEL_U8 ? 0 : 1;
+    if (channels <= augmenter->room[kind].channels && width <= augmenter->room[kind].width &&
+        height <= augmenter->room[kind].height)
+        return SD_OK;
+    channels = sd_size_max(channels, augmenter->room[kind].channels);
+    width = sd_size_max(width, augmenter->room[kind].width);
+    height = sd_size_max(height, augmenter->room[kind].height);
+    for (int local = 0; local < (config->local_crops > 0 ? 2 : 1); local++) {
+        size_t side = (size_t)(local ? config->local_size : config->global_size), values;
+        SD_TRY(sd_resizer_reserve(augmenter->context, &augmenter->resizer, SD_FILTER_BICUBIC, pixel_type, channels, width,
+                                  height, side, side));
+        SD_TRY(sd_scratch_reserve(augmenter->context, &augmenter->planes, side * side * channels, item));
+        SD_TRY(sd_blur_room(side, side, config->blur_radius[1], &values));
+        SD_TRY(sd_scratch_reserve(augmenter->context, &augmenter->blur, values, sizeof(float)));
+    }
+    augmenter->room[kind].channels = channels;
+    augmenter->room[kind].width = width;
+    augmenter->room[kind].height = height;
+cleanup:
+    return status;
 }
 
 static sd_status check_choice(const sd_image *image, const sd_crop_choice *choice) {
@@ -146,6 +176,7 @@ sd_status sd_augment_channels(sd_augmenter *augmenter, const sd_image *image, si
                               uint64_t sample, float *const *globals, float *const *locals) {
     sd_status status = SD_OK;
     const sd_augment_config *config = &augmenter->config;
+    SD_TRY(sd_augmenter_reserve(augmenter, image->pixel_type, (size_t)image->channels, image->width, image->height));
     for (int32_t view = 0; view < 2 + config->local_crops; view++) {
         sd_crop_choice choice;
         sd_choose_checked(config, image->width, image->height, seed, sample, view, &choice);

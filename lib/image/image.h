@@ -39,6 +39,8 @@ typedef struct sd_axis {
 /* The axis that maps n inputs to m outputs, of which outputs begin .. begin+outputs-1 are wanted. */
 sd_status sd_axis_plan(sd_context *context, sd_axis *axis, sd_filter filter, int32_t pixel_type, size_t n, size_t m,
                        size_t begin, size_t outputs);
+/* Takes the memory for up to n inputs and m outputs beforehand. */
+sd_status sd_axis_reserve(sd_context *context, sd_axis *axis, sd_filter filter, int32_t pixel_type, size_t n, size_t m);
 void sd_axis_release(sd_context *context, sd_axis *axis);
 
 /* Working space of one resize. Zeroed to begin with. */
@@ -58,6 +60,9 @@ typedef struct sd_resize_job {
 /* planes: channels x rows x columns values and SD_PIXEL_SLACK more. The image is checked and holds the box. */
 sd_status sd_resize_planes(sd_context *context, sd_resizer *resizer, const sd_pixel_kernels *kernels,
                            const sd_image *image, const sd_resize_job *job, void *planes);
+/* Takes the memory for boxes of up to width x height of an image, resized to out_width x out_height. */
+sd_status sd_resizer_reserve(sd_context *context, sd_resizer *resizer, sd_filter filter, int32_t pixel_type,
+                             size_t channels, size_t width, size_t height, size_t out_width, size_t out_height);
 void sd_resizer_release(sd_context *context, sd_resizer *resizer);
 size_t sd_resizer_bytes(const sd_resizer *resizer);
 
@@ -102,6 +107,9 @@ void sd_choose_checked(const sd_augment_config *config, size_t width, size_t hei
  * is the value.) */
 sd_status sd_augment_channels(sd_augmenter *augmenter, const sd_image *image, size_t channels, uint64_t seed,
                               uint64_t sample, float *const *globals, float *const *locals);
+/* Takes the memory for images of up to this size, so that augmenting them allocates nothing. */
+sd_status sd_augmenter_reserve(sd_augmenter *augmenter, int32_t pixel_type, size_t channels, size_t width,
+                               size_t height);
 /* Bytes that the augmenter holds. */
 size_t sd_augmenter_memory(const sd_augmenter *augmenter);
 

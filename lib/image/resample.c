@@ -73,39 +73,58 @@ static void plan_weights(sd_axis *axis, sd_filter_function filter, double suppor
     }
 }
 
+static const struct {
+    sd_filter_function function;
+    double reach;
+} filters[] = {{NULL, 0.0}, {bilinear, 1.0}, {bicubic, 2.0}, {lanczos, 3.0}};
+
+static double support_of(sd_filter filter, size_t n, size_t m) {
+    double scale = (double)n / (double)m;
+    return filters[filter].reach * (scale > 1.0 ? scale : 1.0);
+}
+
+static size_t taps_of(sd_filter filter, size_t n, size_t m) { return (size_t)ceil(support_of(filter, n, m)) * 2 + 1; }
+
+static sd_status reserve(sd_context *context, sd_axis *axis, int32_t pixel_type, size_t outputs, size_t taps) {
+    sd_status status = SD_OK;
+    size_t weights;
+    SD_EXPECT(sd_size_mul(taps, outputs, &weights), SD_ERR_MEMORY,
+              "%zu weights for each of %zu outputs do not fit into the address space", taps, outputs);
+    SD_TRY(sd_scratch_reserve(context, &axis->first, outputs, sizeof(uint32_t)));
+    SD_TRY(sd_scratch_reserve(context, &axis->count, outputs, sizeof(uint32_t)));
+    SD_TRY(sd_scratch_reserve(context, &axis->row, taps, sizeof(double)));
+    SD_TRY(sd_scratch_reserve(context, pixel_type == SD_PIXEL_U8 ? &axis->weight_int : &axis->weight_float, weights,
+                              sizeof(float)));
+cleanup:
+    return status;
+}
+
+sd_status sd_axis_reserve(sd_context *context, sd_axis *axis, sd_filter filter, int32_t pixel_type, size_t n,
+                          size_t m) {
+    return reserve(context, axis, pixel_type, m, taps_of(filter, n, m));
+}
+
 sd_status sd_axis_plan(sd_context *context, sd_axis *axis, sd_filter filter, int32_t pixel_type, size_t n, size_t m,
                        size_t begin, size_t outputs) {
-    static const struct {
-        sd_filter_function function;
-        double reach;
-    } filters[] = {{NULL, 0.0}, {bilinear, 1.0}, {bicubic, 2.0}, {lanczos, 3.0}};
     sd_status status = SD_OK;
-    bool integers = pixel_type == SD_PIXEL_U8;
+    const size_t taps = taps_of(filter, n, m);
     axis->copies = n == m;
     axis->plan.outputs = outputs;
     axis->input_first = begin;
     axis->input_count = outputs;
     if (axis->copies)
         return SD_OK;
-    SD_TRY(sd_scratch_reserve(context, &axis->first, outputs, sizeof(uint32_t)));
-    SD_TRY(sd_scratch_reserve(context, &axis->count, outputs, sizeof(uint32_t)));
+    SD_TRY(reserve(context, axis, pixel_type, outputs, taps));
+    axis->plan.taps = taps;
     axis->plan.first = axis->first.data;
     axis->plan.count = axis->count.data;
-    if (filters[filter].function == NULL) {
+    axis->plan.weight_int = axis->weight_int.data;
+    axis->plan.weight_float = axis->weight_float.data;
+    if (filters[filter].function == NULL)
         plan_nearest(axis, n, m, begin, outputs);
-    } else {
-        double scale = (double)n / (double)m;
-        double support = filters[filter].reach * (scale > 1.0 ? scale : 1.0);
-        size_t taps = (size_t)ceil(support) * 2 + 1, weights;
-        SD_EXPECT(sd_size_mul(taps, outputs, &weights), SD_ERR_MEMORY,
-                  "the weights of a resize from %zu to %zu do not fit into the address space", n, m);
-        SD_TRY(sd_scratch_reserve(context, &axis->row, taps, sizeof(double)));
-        SD_TRY(sd_scratch_reserve(context, integers ? &axis->weight_int : &axis->weight_float, weights, sizeof(float)));
-        axis->plan.taps = taps;
-        axis->plan.weight_int = axis->weight_int.data;
-        axis->plan.weight_float = axis->weight_float.data;
-        plan_weights(axis, filters[filter].function, support, n, m, begin, outputs, taps, integers);
-    }
+    else
+        plan_weights(axis, filters[filter].function, support_of(filter, n, m), n, m, begin, outputs, taps,
+                     pixel_type == SD_PIXEL_U8);
     const uint32_t *first = axis->plan.first, *count = axis->plan.count;
     axis->input_first = first[0];
     size_t end = 0;

@@ -22,6 +22,33 @@ static void pick_planes(const sd_resizer *resizer, const sd_pixel_kernels *kerne
         }
 }
 
+/* Memory of the two passes: `rows` x `columns` values of each channel between them, rows padded to whole tiles; a tile of source rows. */
+static sd_status reserve_passes(sd_context *context, sd_resizer *resizer, size_t item, size_t channels, size_t rows,
+                                size_t columns, size_t source_columns) {
+    sd_status status = SD_OK;
+    size_t values, tile;
+    SD_EXPECT(sd_size_mul(sd_size_ceil(columns, SD_TILE) * SD_TILE, rows, &values) &&
+                  sd_size_mul(values, channels, &values),
+              SD_ERR_MEMORY, "a picture of %zu x %zu with %zu channels does not fit into the address space", columns, rows,
+              channels);
+    SD_EXPECT(sd_size_mul(source_columns, channels * SD_TILE, &tile) && sd_size_add(tile, SD_TILE * SD_TILE, &tile),
+              SD_ERR_MEMORY, "a row of %zu pixels does not fit into the address space", source_columns);
+    SD_TRY(sd_scratch_reserve(context, &resizer->middle, values, item));
+    SD_TRY(sd_scratch_reserve(context, &resizer->tile, tile, item));
+cleanup:
+    return status;
+}
+
+sd_status sd_resizer_reserve(sd_context *context, sd_resizer *resizer, sd_filter filter, int32_t pixel_type,
+                             size_t channels, size_t width, size_t height, size_t out_width, size_t out_height) {
+    sd_status status = SD_OK;
+    SD_TRY(sd_axis_reserve(context, &resizer->x, filter, pixel_type, width, out_width));
+    SD_TRY(sd_axis_reserve(context, &resizer->y, filter, pixel_type, height, out_height));
+    SD_TRY(reserve_passes(context, resizer, sd_pixel_size(pixel_type), channels, height, out_width, width));
+cleanup:
+    return status;
+}
+
 sd_status sd_resize_planes(sd_context *context, sd_resizer *resizer, const sd_pixel_kernels *kernels,
                            const sd_image *image, const sd_resize_job *job, void *planes) {
     sd_status status = SD_OK;
@@ -35,10 +62,8 @@ sd_status sd_resize_planes(sd_context *context, sd_resizer *resizer, const sd_pi
     }
 
     /* Along x: the rows that the pass along y needs, into planes whose rows are padded to whole tiles. */
-    size_t rows = y->input_count, stride = sd_size_ceil(job->columns, SD_TILE) * SD_TILE, plane, values;
-    SD_EXPECT(sd_size_mul(stride, rows, &plane) && sd_size_mul(plane, channels, &values), SD_ERR_MEMORY,
-              "a picture of %zu x %zu with %zu channels does not fit into the address space", stride, rows, channels);
-    SD_TRY(sd_scratch_reserve(context, &resizer->middle, values, item));
+    size_t rows = y->input_count, stride = sd_size_ceil(job->columns, SD_TILE) * SD_TILE, plane = stride * rows;
+    SD_TRY(reserve_passes(context, resizer, item, channels, rows, job->columns, x->input_first + x->input_count));
     const char *source = (const char *)image->pixels + (job->top + y->input_first) * row_stride +
                          job->left * channels * item;
     char *middle = resizer->middle.data;
@@ -48,11 +73,6 @@ sd_status sd_resize_planes(sd_context *context, sd_resizer *resizer, const sd_pi
                 kernels->split(source + row * row_stride + (job->x * channels + c) * item, job->columns, channels,
                                job->flip, middle + (c * plane + row * stride) * item);
     } else {
-        size_t tile;
-        SD_EXPECT(sd_size_mul(x->input_first + x->input_count, channels * SD_TILE, &tile) &&
-                      sd_size_add(tile, SD_TILE * SD_TILE, &tile),
-                  SD_ERR_MEMORY, "a row of %zu pixels does not fit into the address space", job->width);
-        SD_TRY(sd_scratch_reserve(context, &resizer->tile, tile, item));
         for (size_t row = 0; row < rows; row += SD_TILE)
             kernels->resize_rows(source + row * row_stride, row_stride, sd_size_min(rows - row, SD_TILE),
                                  x->input_first + x->input_count, channels, &x->plan, job->flip,
