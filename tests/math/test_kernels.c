@@ -1,0 +1,230 @@
+/* The vector kernels of every instruction set that this CPU has, against the C library in double precision. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "base/system.h"
+#include "math/kernels.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const sd_kernels *sets[3];
+static size_t set_count;
+
+static int find_sets(void **state) {
+    (void)state;
+    sets[set_count++] = &sd_kernels_generic;
+#if defined(SD_HAVE_X86_KERNELS)
+    if (sd_cpu_detect() >= SD_CPU_AVX2)
+        sets[set_count++] = &sd_kernels_avx2;
+    if (sd_cpu_detect() >= SD_CPU_AVX512)
+        sets[set_count++] = &sd_kernels_avx512;
+#endif
+    return 0;
+}
+
+/* Units in the last place of `expected` by which `actual` is off. */
+static double ulps(float actual, double expected) {
+    float rounded = (float)expected;
+    float next = nextafterf(fabsf(rounded), INFINITY);
+    return fabs((double)actual - expected) / (double)(next - fabsf(rounded));
+}
+
+static void test_exp(void **state) {
+    (void)state;
+    for (size_t k = 0; k < set_count; k++) {
+        double worst = 0.0;
+        for (double start = -87.0; start < 88.0; start += 1.0) {
+            float x[256], y[256];
+            for (size_t i = 0; i < 256; i++)
+                x[i] = (float)(start + (double)i / 256.0);
+            sets[k]->exp(x, y, 256);
+            for (size_t i = 0; i < 256; i++)
+                worst = fmax(worst, ulps(y[i], exp((double)x[i])));
+        }
+        assert_true(worst < 1.5);
+        float extremes[4] = {-1e30f, -200.0f, 0.0f, -0.0f}, results[4];
+        sets[k]->exp(extremes, results, 4);
+        assert_true(results[0] < 2e-38f && results[0] >= 0.0f && results[1] < 2e-38f);
+        assert_true(results[2] == 1.0f && results[3] == 1.0f);
+    }
+}
+
+static double gelu(double x) { return 0.5 * x * erfc(-x / sqrt(2.0)); }
+static double gelu_slope(double x) {
+    return 0.5 * erfc(-x / sqrt(2.0)) + x * exp(-0.5 * x * x) / sqrt(2.0 * 3.14159265358979323846);
+}
+
+static void test_gelu(void **state) {
+    (void)state;
+    for (size_t k = 0; k < set_count; k++) {
+        double worst_near = 0.0, worst_far = 0.0, worst_slope = 0.0;
+        for (double start = -9.0; start < 9.0; start += 0.25) {
+            float h[250], g[250], d[250], bias[250] = {0}, sum[250] = {0}, again[250];
+            for (size_t i = 0; i < 250; i++) {
+                h[i] = (float)(start + (double)i * 0.001);
+                d[i] = 1.0f;
+            }
+            sets[k]->bias_gelu(h, 1, 250, 250, bias, g, 250);
+            sets[k]->gelu_backward(h, d, 1, 250, 250, again, sum);
+            for (size_t i = 0; i < 250; i++) {
+                double x = (double)h[i];
+                double off = ulps(g[i], gelu(x));
+                if (x > -2.0)
+                    worst_near = fmax(worst_near, off);
+                else /* the exponent x^2/2 is rounded, which the tail feels: it stays relatively exact all the same */
+                    worst_far = fmax(worst_far, fabs((double)g[i] / gelu(x) - 1.0));
+                worst_slope = fmax(worst_slope, fabs((double)d[i] - gelu_slope(x)));
+                assert_true(g[i] == again[i] && sum[i] == d[i]);
+            }
+        }
+        print_message("%s: gelu is off by %.1f ulp above -2, relatively %.1e below, its slope by %.1e\n", sets[k]->name, worst_near, worst_far,
+                      worst_slope);
+        assert_true(worst_near < 6.0);
+        assert_true(worst_far < 6e-6);
+        assert_true(worst_slope < 4e-7);
+    }
+}
+
+static float sample(size_t i) { return (float)sin(0.7 * (double)i + 0.3 * (double)(i % 17)); }
+
+#define ROWS 5
+#define WIDTH 37 /* no multiple of a vector */
+
+static void test_layer_norm(void **state) {
+    (void)state;
+    float x[ROWS * WIDTH], weight[WIDTH], bias[WIDTH], y[ROWS * WIDTH], dy[ROWS * WIDTH];
+    for (size_t i = 0; i < ROWS * WIDTH; i++) {
+        x[i] = 3.0f * sample(i) + 1.0f;
+        dy[i] = sample(3 * i + 1);
+    }
+    for (size_t j = 0; j < WIDTH; j++) {
+        weight[j] = 1.0f + 0.3f * sample(j);
+        bias[j] = 0.2f * sample(7 * j);
+    }
+    for (size_t k = 0; k < set_count; k++) {
+        float mean[ROWS], rstd[ROWS], dx[ROWS * WIDTH] = {0}, dweight[WIDTH] = {0}, dbias[WIDTH] = {0};
+        float again[ROWS * WIDTH];
+        sets[k]->layer_norm(x, ROWS, WIDTH, weight, bias, y, mean, rstd);
+        sets[k]->layer_norm_backward(dy, x, mean, rstd, ROWS, WIDTH, weight, bias, dx, dweight, dbias, again);
+        assert_memory_equal(y, again, sizeof y);
+        double expected_dbias[WIDTH] = {0}, expected_dweight[WIDTH] = {0};
+        for (size_t i = 0; i < ROWS; i++) {
+            const float *row = x + i * WIDTH, *drow = dy + i * WIDTH;
+            double m = 0.0, v = 0.0, sum = 0.0, dot = 0.0;
+            for (size_t j = 0; j < WIDTH; j++)
+                m += (double)row[j] / WIDTH;
+            for (size_t j = 0; j < WIDTH; j++)
+                v += ((double)row[j] - m) * ((double)row[j] - m) / WIDTH;
+            double r = 1.0 / sqrt(v + 1e-6);
+            for (size_t j = 0; j < WIDTH; j++) {
+                double normal = ((double)row[j] - m) * r, a = (double)drow[j] * (double)weight[j];
+                sum += a / WIDTH;
+                dot += a * normal / WIDTH;
+                expected_dweight[j] += (double)drow[j] * normal;
+                expected_dbias[j] += (double)drow[j];
+                assert_float_equal(y[i * WIDTH + j], normal * (double)weight[j] + (double)bias[j], 2e-6);
+            }
+            for (size_t j = 0; j < WIDTH; j++) {
+                double normal = ((double)row[j] - m) * r;
+                double expected = r * ((double)drow[j] * (double)weight[j] - sum - normal * dot);
+                assert_float_equal(dx[i * WIDTH + j], expected, 2e-6);
+            }
+        }
+        for (size_t j = 0; j < WIDTH; j++) {
+            assert_float_equal(dweight[j], expected_dweight[j], 2e-6);
+            assert_float_equal(dbias[j], expected_dbias[j], 2e-6);
+        }
+    }
+}
+
+static void test_softmax(void **state) {
+    (void)state;
+    enum { LD = 48 };
+    for (size_t k = 0; k < set_count; k++) {
+        float s[ROWS * LD], p[ROWS * LD], dp[ROWS * LD];
+        for (size_t i = 0; i < ROWS * LD; i++) {
+            s[i] = i % LD < WIDTH ? 20.0f * sample(i) : NAN; /* padding is not read */
+            dp[i] = i % LD < WIDTH ? sample(5 * i) : NAN;
+        }
+        memcpy(p, s, sizeof p);
+        sets[k]->softmax(p, ROWS, WIDTH, LD);
+        float ds[ROWS * LD];
+        memcpy(ds, dp, sizeof ds);
+        sets[k]->softmax_backward(p, ds, ROWS, WIDTH, LD, 0.5f);
+        for (size_t i = 0; i < ROWS; i++) {
+            double sum = 0.0, dot = 0.0, expected[WIDTH];
+            for (size_t j = 0; j < WIDTH; j++)
+                sum += exp((double)s[i * LD + j] - 20.0);
+            for (size_t j = 0; j < WIDTH; j++) {
+                expected[j] = exp((double)s[i * LD + j] - 20.0) / sum;
+                dot += expected[j] * (double)dp[i * LD + j];
+                /* differences of logits of up to 40 are rounded by up to 1.9e-6, which the exponential takes over */
+                assert_true(fabs((double)p[i * LD + j] - expected[j]) <= 2.5e-6 * expected[j] + 1e-37);
+            }
+            for (size_t j = 0; j < WIDTH; j++)
+                assert_float_equal(ds[i * LD + j], 0.5 * expected[j] * ((double)dp[i * LD + j] - dot), 1e-6);
+        }
+    }
+}
+
+static void test_attend_one(void **state) {
+    (void)state;
+    enum { TOKENS = 21, SIZE = 19, LD = 40 };
+    float q[SIZE], keys[TOKENS * LD], values[TOKENS * LD], d_out[SIZE];
+    for (size_t i = 0; i < TOKENS * LD; i++) {
+        keys[i] = sample(i);
+        values[i] = sample(2 * i + 5);
+    }
+    for (size_t j = 0; j < SIZE; j++) {
+        q[j] = sample(11 * j);
+        d_out[j] = sample(13 * j + 2);
+    }
+    for (size_t k = 0; k < set_count; k++) {
+        float p[32], out[SIZE], work[32], dq[SIZE], dk[TOKENS * LD], dv[TOKENS * LD];
+        sets[k]->attend_one(q, keys, values, TOKENS, SIZE, LD, 0.3f, p, out);
+        sets[k]->attend_one_backward(q, keys, values, p, d_out, TOKENS, SIZE, LD, 0.3f, work, dq, dk, dv, LD);
+        double weight[TOKENS], sum = 0.0, dweight[TOKENS], mean = 0.0, expected_dq[SIZE] = {0};
+        for (size_t t = 0; t < TOKENS; t++) {
+            double logit = 0.0;
+            for (size_t j = 0; j < SIZE; j++)
+                logit += (double)q[j] * (double)keys[t * LD + j];
+            sum += weight[t] = exp(0.3 * logit);
+        }
+        for (size_t t = 0; t < TOKENS; t++) {
+            weight[t] /= sum;
+            dweight[t] = 0.0;
+            for (size_t j = 0; j < SIZE; j++)
+                dweight[t] += (double)d_out[j] * (double)values[t * LD + j];
+            mean += weight[t] * dweight[t];
+        }
+        for (size_t t = 0; t < TOKENS; t++) {
+            double ds = 0.3 * weight[t] * (dweight[t] - mean);
+            for (size_t j = 0; j < SIZE; j++) {
+                expected_dq[j] += ds * (double)keys[t * LD + j];
+                assert_float_equal(dk[t * LD + j], ds * (double)q[j], 1e-6);
+                assert_float_equal(dv[t * LD + j], weight[t] * (double)d_out[j], 1e-6);
+            }
+        }
+        for (size_t j = 0; j < SIZE; j++) {
+            double expected = 0.0;
+            for (size_t t = 0; t < TOKENS; t++)
+                expected += weight[t] * (double)values[t * LD + j];
+            assert_float_equal(out[j], expected, 1e-6);
+            assert_float_equal(dq[j], expected_dq[j], 1e-6);
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exp),     cmocka_unit_test(test_gelu),       cmocka_unit_test(test_layer_norm),
+        cmocka_unit_test(test_softmax), cmocka_unit_test(test_attend_one),
+    };
+    return cmocka_run_group_tests(tests, find_sets, NULL);
+}

@@ -1,0 +1,390 @@
+/* Properties of forward and backward passes that no golden file covers: stochastic depth, packing, threads, modes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "model/model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GLOBALS 5
+#define LOCALS 7
+#define GLOBAL_SIDE 16
+#define LOCAL_SIDE 8
+#define CHANNELS 2
+#define IMAGES (GLOBALS + LOCALS)
+#define FEATURES 6
+
+typedef struct pass {
+    sd_context *context;
+    sd_model *model;
+    sd_activations *activations;
+    sd_image_group groups[2];
+    float features[IMAGES * FEATURES], class_tokens[IMAGES * 12];
+    float *gradient;
+} pass;
+
+static float pixels[GLOBALS * CHANNELS * GLOBAL_SIDE * GLOBAL_SIDE + LOCALS * CHANNELS * LOCAL_SIDE * LOCAL_SIDE];
+static float weights[IMAGES * FEATURES];
+
+static int fill_inputs(void **state) {
+    (void)state;
+    sd_random random;
+    sd_random_init(&random, 5, 0, 0);
+    for (size_t i = 0; i < sizeof pixels / sizeof *pixels; i++)
+        pixels[i] = (float)sd_random_normal(&random);
+    for (size_t i = 0; i < IMAGES * FEATURES; i++)
+        weights[i] = (float)sd_random_normal(&random);
+    return 0;
+}
+
+static sd_model_config small_config(double drop_path) {
+    sd_model_config c;
+    sd_model_config_init(&c);
+    c.image_size = GLOBAL_SIDE;
+    c.patch_size = 4;
+    c.channels = CHANNELS;
+    c.dim = 12;
+    c.depth = 4;
+    c.heads = 3;
+    c.mlp_ratio = 2.0;
+    c.drop_path = drop_path;
+    c.head_layers = 2;
+    c.head_hidden = 10;
+    c.head_dim = FEATURES;
+    return c;
+}
+
+static pass begin(double drop_path, int threads, sd_activation_mode mode, int all_tokens) {
+    pass p = {0};
+    sd_context_config hooks;
+    sd_context_config_init(&hooks);
+    hooks.threads = threads;
+    hooks.blas_threads = SD_BLAS_THREADS_ONE;
+    assert_int_equal(sd_context_create(&hooks, &p.context), SD_OK);
+    sd_model_config config = small_config(drop_path);
+    assert_int_equal(sd_model_create(p.context, &config, &p.model), SD_OK);
+    sd_model_initialize(p.model, 3);
+    for (size_t i = 0; i < p.model->parameter_count; i++) /* larger weights than at the start, so that all parts matter */
+        p.model->parameters[i] *= 8.0f;
+    p.groups[0] = (sd_image_group){pixels, GLOBALS, GLOBAL_SIDE, GLOBAL_SIDE};
+    p.groups[1] = (sd_image_group){pixels + GLOBALS * CHANNELS * GLOBAL_SIDE * GLOBAL_SIDE, LOCALS, LOCAL_SIDE, LOCAL_SIDE};
+    assert_int_equal(sd_activations_create(p.model, p.groups, 2, mode, all_tokens, &p.activations), SD_OK);
+    p.gradient = calloc(p.model->parameter_count, sizeof(float));
+    return p;
+}
+
+static void end(pass *p) {
+    free(p->gradient);
+    sd_activations_destroy(p->activations);
+    sd_model_destroy(p->model);
+    sd_context_destroy(p->context);
+}
+
+static void forward(pass *p, int train, uint64_t step) {
+    sd_forward_options options;
+    sd_forward_outputs outputs;
+    sd_forward_options_init(&options);
+    sd_forward_outputs_init(&outputs);
+    options.train = train;
+    options.seed = 9;
+    options.step = step;
+    outputs.features = p->features;
+    outputs.class_tokens = p->class_tokens;
+    assert_int_equal(sd_model_forward(p->model, p->activations, p->groups, 2, &options, &outputs), SD_OK);
+}
+
+static void backward(pass *p) {
+    sd_backward_inputs inputs;
+    sd_backward_inputs_init(&inputs);
+    inputs.features = weights;
+    assert_int_equal(sd_model_backward(p->model, p->activations, &inputs, p->gradient, 0, NULL), SD_OK);
+}
+
+static double value_of(const pass *p) {
+    double sum = 0.0;
+    for (size_t i = 0; i < IMAGES * FEATURES; i++)
+        sum += (double)p->features[i] * (double)weights[i];
+    return sum;
+}
+
+static double largest_difference(const float *a, const float *b, size_t count) {
+    double worst = 0.0;
+    for (size_t i = 0; i < count; i++)
+        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+    return worst;
+}
+
+static double largest(const float *a, size_t count) {
+    double worst = 0.0;
+    for (size_t i = 0; i < count; i++)
+        worst = fmax(worst, fabs((double)a[i]));
+    return worst;
+}
+
+/* The last block computed for class tokens only gives what the full one gives. */
+static void test_class_only(void **state) {
+    (void)state;
+    for (int drops = 0; drops < 2; drops++) {
+        pass full = begin(drops ? 0.5 : 0.0, 1, SD_ACTIVATIONS_SPEED, 1);
+        pass lean = begin(drops ? 0.5 : 0.0, 1, SD_ACTIVATIONS_SPEED, 0);
+        forward(&full, 1, 4);
+        forward(&lean, 1, 4);
+        assert_true(largest_difference(full.features, lean.features, IMAGES * FEATURES) < 2e-6);
+        assert_true(largest_difference(full.class_tokens, lean.class_tokens, IMAGES * 12) < 1e-5);
+        backward(&full);
+        backward(&lean);
+        size_t count = full.model->parameter_count;
+        assert_true(largest(full.gradient, count) > 0.1);
+        assert_true(largest_difference(full.gradient, lean.gradient, count) < 1e-5 * largest(full.gradient, count));
+        end(&lean);
+        end(&full);
+    }
+}
+
+/* Same bits for any number of threads, and whether activations are stored or computed again. */
+static void test_same_bits(void **state) {
+    (void)state;
+    pass reference = begin(0.4, 1, SD_ACTIVATIONS_SPEED, 0);
+    forward(&reference, 1, 11);
+    backward(&reference);
+    for (int variant = 0; variant < 4; variant++) {
+        pass other = begin(0.4, variant % 2 ? 4 : 1, variant < 2 ? SD_ACTIVATIONS_SPEED : SD_ACTIVATIONS_MEMORY, 0);
+        forward(&other, 1, 11);
+        backward(&other);
+        assert_memory_equal(reference.features, other.features, sizeof other.features);
+        assert_memory_equal(reference.gradient, other.gradient, reference.model->parameter_count * sizeof(float));
+        end(&other);
+    }
+    end(&reference);
+}
+
+/* Inference has the same features as training with nothing dropped. */
+static void test_inference(void **state) {
+    (void)state;
+    pass training = begin(0.4, 2, SD_ACTIVATIONS_SPEED, 0), inference = begin(0.4, 2, SD_ACTIVATIONS_INFERENCE, 0);
+    forward(&training, 0, 0);
+    forward(&inference, 0, 0);
+    assert_memory_equal(training.features, inference.features, sizeof training.features);
+    sd_backward_inputs inputs;
+    sd_backward_inputs_init(&inputs);
+    inputs.features = weights;
+    assert_int_equal(sd_model_backward(inference.model, inference.activations, &inputs, inference.gradient, 0, NULL),
+                     SD_ERR_STATE);
+    end(&inference);
+    end(&training);
+}
+
+/* The slope of the value along the gradient, by central differences; with stochastic depth the same paths are dropped each time. */
+static void check_slope(double drop_path, sd_activation_mode mode, int all_tokens) {
+    pass p = begin(drop_path, 2, mode, all_tokens);
+    forward(&p, 1, 2);
+    backward(&p);
+    size_t count = p.model->parameter_count;
+    double square = 0.0;
+    for (size_t i = 0; i < count; i++)
+        square += (double)p.gradient[i] * (double)p.gradient[i];
+    double step = 1e-4 / sqrt(square);
+    float *start = malloc(count * sizeof *start);
+    memcpy(start, p.model->parameters, count * sizeof *start);
+    double values[2];
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0; i < count; i++)
+            p.model->parameters[i] = (float)((double)start[i] + (side ? 1.0 : -1.0) * step * (double)p.gradient[i]);
+        forward(&p, 1, 2);
+        values[side] = value_of(&p);
+    }
+    double slope = (values[1] - values[0]) / (2.0 * step);
+    assert_true(fabs(slope / square - 1.0) < 1e-3);
+    free(start);
+    end(&p);
+}
+
+static void test_slopes(void **state) {
+    (void)state;
+    check_slope(0.0, SD_ACTIVATIONS_SPEED, 0);
+    check_slope(0.5, SD_ACTIVATIONS_SPEED, 0);
+    check_slope(0.5, SD_ACTIVATIONS_SPEED, 1);
+    check_slope(0.5, SD_ACTIVATIONS_MEMORY, 0);
+}
+
+/* Every path of the last block is dropped with the configured probability, and decisions differ between steps and images. */
+static void test_drop_rates(void **state) {
+    (void)state;
+    pass p = begin(0.5, 1, SD_ACTIVATIONS_SPEED, 0);
+    size_t kept[4] = {0}, same = 0;
+    bool former[IMAGES] = {false};
+    enum { STEPS = 400 };
+    for (uint64_t step = 0; step < STEPS; step++) {
+        forward(&p, 1, step);
+        for (size_t block = 0; block < 4; block++)
+            for (size_t s = 0; s < IMAGES; s++)
+                kept[block] += sd_branch_keeps(&p.activations->branches[2 * block], s);
+        for (size_t s = 0; s < IMAGES; s++) {
+            bool now = sd_branch_keeps(&p.activations->branches[7], s);
+            same += now == former[s];
+            former[s] = now;
+        }
+    }
+    for (size_t block = 0; block < 4; block++) {
+        double rate = 0.5 * (double)block / 3.0, share = 1.0 - (double)kept[block] / (IMAGES * STEPS);
+        assert_true(fabs(share - rate) < 5.0 * sqrt(rate * (1.0 - rate) / (IMAGES * STEPS)) + 1e-12);
+    }
+    assert_true(same > IMAGES * STEPS * 4 / 10 && same < IMAGES * STEPS * 6 / 10);
+    end(&p);
+}
+
+/* Images computed alone and in a packed batch have equal features; a smaller batch than planned is fine. */
+static void test_packing(void **state) {
+    (void)state;
+    pass p = begin(0.0, 2, SD_ACTIVATIONS_SPEED, 0);
+    forward(&p, 0, 0);
+    for (size_t image = 0; image < IMAGES; image++) {
+        sd_image_group groups[2] = {p.groups[0], p.groups[1]};
+        size_t group = image < GLOBALS ? 0 : 1, place = group ? image - GLOBALS : image;
+        groups[group].pixels += place * CHANNELS * groups[group].height * groups[group].width;
+        groups[group].count = 1;
+        groups[1 - group].count = 0;
+        float alone[FEATURES];
+        sd_forward_outputs outputs;
+        sd_forward_outputs_init(&outputs);
+        outputs.features = alone;
+        assert_int_equal(sd_model_forward(p.model, p.activations, groups, 2, NULL, &outputs), SD_OK);
+        assert_true(largest_difference(alone, p.features + image * FEATURES, FEATURES) < 1e-6);
+    }
+    end(&p);
+}
+
+static void test_accumulate(void **state) {
+    (void)state;
+    pass p = begin(0.0, 1, SD_ACTIVATIONS_SPEED, 0);
+    forward(&p, 0, 0);
+    backward(&p);
+    size_t count = p.model->parameter_count;
+    float *once = malloc(count * sizeof *once);
+    memcpy(once, p.gradient, count * sizeof *once);
+    sd_backward_inputs inputs;
+    sd_backward_inputs_init(&inputs);
+    inputs.features = weights;
+    assert_int_equal(sd_model_backward(p.model, p.activations, &inputs, p.gradient, 1, NULL), SD_OK);
+    for (size_t i = 0; i < count; i++)
+        once[i] *= 2.0f;
+    assert_true(largest_difference(once, p.gradient, count) < 1e-5 * largest(once, count));
+    free(once);
+    end(&p);
+}
+
+/* ---- bad input ----------------------------------------------------------------------------- */
+
+static void expect_refusal(void (*spoil)(sd_model_config *), const char *word) {
+    sd_model_config config = small_config(0.0);
+    spoil(&config);
+    sd_model *model = NULL;
+    assert_int_equal(sd_model_create(NULL, &config, &model), SD_ERR_ARGUMENT);
+    assert_null(model);
+    assert_non_null(strstr(sd_last_error(), word));
+}
+
+static void no_patch(sd_model_config *c) { c->patch_size = 0; }
+static void big_patch(sd_model_config *c) { c->patch_size = 32; }
+static void many_channels(sd_model_config *c) { c->channels = 17; }
+static void odd_heads(sd_model_config *c) { c->heads = 5; }
+static void no_depth(sd_model_config *c) { c->depth = 0; }
+static void no_dim(sd_model_config *c) { c->dim = 0; }
+static void sure_drop(sd_model_config *c) { c->drop_path = 1.0; }
+static void nan_ratio(sd_model_config *c) { c->mlp_ratio = NAN; }
+static void no_features(sd_model_config *c) { c->head_dim = 0; }
+static void unsized(sd_model_config *c) { c->size = 0; }
+
+static void test_refusals(void **state) {
+    (void)state;
+    expect_refusal(no_patch, "patch_size");
+    expect_refusal(big_patch, "image_size");
+    expect_refusal(many_channels, "channels");
+    expect_refusal(odd_heads, "heads");
+    expect_refusal(no_depth, "depth");
+    expect_refusal(no_dim, "dim");
+    expect_refusal(sure_drop, "drop_path");
+    expect_refusal(nan_ratio, "mlp_ratio");
+    expect_refusal(no_features, "head_dim");
+    expect_refusal(unsized, "size");
+
+    pass p = begin(0.0, 1, SD_ACTIVATIONS_SPEED, 0);
+    sd_image_group tiny = {pixels, 1, 2, 2}, odd = {pixels, 1, 16, 18};
+    sd_activations *none = NULL;
+    assert_int_equal(sd_activations_create(p.model, &tiny, 1, SD_ACTIVATIONS_SPEED, 0, &none), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_activations_create(p.model, &odd, 1, SD_ACTIVATIONS_SPEED, 0, &none), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_activations_create(p.model, p.groups, 0, SD_ACTIVATIONS_SPEED, 0, &none), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_activations_create(p.model, p.groups, 2, (sd_activation_mode)7, 0, &none), SD_ERR_ARGUMENT);
+    sd_image_group many = p.groups[0];
+    many.count = (size_t)1 << 40;
+    assert_int_equal(sd_activations_create(p.model, &many, 1, SD_ACTIVATIONS_SPEED, 0, &none), SD_ERR_ARGUMENT);
+    assert_null(none);
+    sd_backward_inputs inputs;
+    sd_backward_inputs_init(&inputs);
+    assert_int_equal(sd_model_backward(p.model, p.activations, &inputs, p.gradient, 0, NULL), SD_ERR_STATE);
+    sd_image_group more[2] = {p.groups[0], p.groups[1]};
+    more[0].count++;
+    assert_int_equal(sd_model_forward(p.model, p.activations, more, 2, NULL, NULL), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_model_forward(p.model, p.activations, p.groups, 1, NULL, NULL), SD_ERR_ARGUMENT);
+    sd_forward_outputs outputs;
+    sd_forward_outputs_init(&outputs);
+    outputs.tokens = p.gradient;
+    assert_int_equal(sd_model_forward(p.model, p.activations, p.groups, 2, NULL, &outputs), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_model_config_preset(&p.model->config, "enormous"), SD_ERR_ARGUMENT);
+    end(&p);
+}
+
+/* One block, one head, one patch, sixteen channels; and a wide patch. */
+static void test_odd_shapes(void **state) {
+    (void)state;
+    const struct {
+        int32_t image, patch, channels, dim, depth, heads;
+    } shapes[] = {{2, 2, 16, 7, 1, 1}, {32, 32, 1, 64, 1, 2}, {9, 3, 5, 10, 2, 5}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        sd_model_config c = small_config(0.3);
+        c.image_size = shapes[i].image;
+        c.patch_size = shapes[i].patch;
+        c.channels = shapes[i].channels;
+        c.dim = shapes[i].dim;
+        c.depth = shapes[i].depth;
+        c.heads = shapes[i].heads;
+        sd_model *model;
+        assert_int_equal(sd_model_create(NULL, &c, &model), SD_OK);
+        sd_model_initialize(model, 1);
+        sd_image_group group = {pixels, 2, (size_t)c.image_size, (size_t)c.image_size};
+        sd_activations *a;
+        assert_int_equal(sd_activations_create(model, &group, 1, SD_ACTIVATIONS_SPEED, 0, &a), SD_OK);
+        sd_forward_outputs outputs;
+        sd_forward_outputs_init(&outputs);
+        float features[2 * FEATURES];
+        outputs.features = features;
+        assert_int_equal(sd_model_forward(model, a, &group, 1, NULL, &outputs), SD_OK);
+        float *gradient = malloc(sd_model_parameter_count(model) * sizeof *gradient);
+        sd_backward_inputs inputs;
+        sd_backward_inputs_init(&inputs);
+        inputs.features = weights;
+        assert_int_equal(sd_model_backward(model, a, &inputs, gradient, 0, NULL), SD_OK);
+        assert_true(isfinite(largest(gradient, sd_model_parameter_count(model))));
+        double length = 0.0;
+        for (size_t j = 0; j < FEATURES; j++)
+            length += (double)features[j] * (double)features[j];
+        assert_float_equal(length, 1.0, 1e-5);
+        free(gradient);
+        sd_activations_destroy(a);
+        sd_model_destroy(model);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_class_only), cmocka_unit_test(test_same_bits),  cmocka_unit_test(test_inference),
+        cmocka_unit_test(test_slopes),     cmocka_unit_test(test_drop_rates), cmocka_unit_test(test_packing),
+        cmocka_unit_test(test_accumulate), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_odd_shapes),
+    };
+    return cmocka_run_group_tests(tests, fill_inputs, NULL);
+}
