@@ -40,7 +40,8 @@ SD_API size_t sd_embedder_dim(const sd_embedder *embedder);
 
 /* Features of count images of any sizes: row i at out + i*ld, ld >= sd_embedder_dim(). A grey image is repeated for a model of three
  * channels.
- * Errors: SD_ERR_ARGUMENT (an image smaller than a patch: names it), SD_ERR_MISMATCH (channels), SD_ERR_MEMORY, SD_ERR_CANCELLED. */
+ * Errors: SD_ERR_ARGUMENT (an image smaller than a patch: names it), SD_ERR_MISMATCH (channels), SD_ERR_MEMORY, SD_ERR_CANCELLED. The rows
+ * of the batches before the failing one are written then. */
 SD_API sd_status sd_embed_images(sd_embedder *embedder, const sd_image *images, size_t count, float *out, size_t ld);
 
 /* The same for images first .. first+count-1 of a dataset; reports progress as "embed". Errors: also SD_ERR_IO. */

@@ -341,8 +341,9 @@ static void run_gradient(evaluation *e) {
 
 /* False when the gradient does not fit into float: nothing is written then. */
 static bool write_gradient(evaluation *e) {
-    /* |dR/dZ|_2 <= sqrt(alpha)/2, so only absurd scales can overflow. */
-    if (e->grad->f32 && !(fabs(e->factor) / sqrt(e->alpha) <= (double)FLT_MAX)) {
+    /* |dR/dZ|_2 <= sqrt(alpha)/2, but what is rounding error in a direction that Z lacks has the size of alpha |Z|: only absurd
+     * scales can overflow. */
+    if (e->grad->f32 && !(fabs(e->factor) * (1.0 / sqrt(e->alpha) + sqrt(e->trace)) <= 1e-2 * (double)FLT_MAX)) {
         e->probe_only = true;
         run_gradient(e);
         e->probe_only = false;

@@ -436,7 +436,13 @@ static void test_tiny_eps(void **state) {
         f[i] = i % d < 16 ? 0.25f : 0.0f;
     for (double eps_sq = 1.0; eps_sq > 1e-60; eps_sq *= 1e-4) {
         double expected = 0.5 * log1p((double)d / eps_sq);
-        assert_int_equal(sd_coding_rate(f, n, d, d, eps_sq, &rate, grad_float, d), SD_OK);
+        grad_float[0] = 9.0f;
+        sd_status status = sd_coding_rate(f, n, d, d, eps_sq, &rate, grad_float, d);
+        if (status == SD_ERR_NUMERIC) { /* beyond all reason: rounding error times alpha leaves the range of float */
+            assert_true(eps_sq < 1e-36 && grad_float[0] == 9.0f);
+            continue;
+        }
+        assert_int_equal(status, SD_OK);
         if (eps_sq > 1e-20)
             assert_relative(rate, expected, 1e-5, "rank 1, float");
         for (size_t i = 0; i < n * d; i++)
@@ -486,7 +492,6 @@ static void test_float_accuracy(void **state) {
     const size_t sizes[][2] = {{128, 64}, {64, 128}, {96, 96}, {600, 48}};
     const double noise[] = {1.0, 0.3, 0.1, 0.01, 1e-3, 1e-5};
     const double eps[] = {5.0, 0.5, 0.05, 1e-3, 1e-5};
-    double worst_rate = 0.0, worst_norm = 0.0;
     for (size_t s = 0; s < 4; s++) {
         size_t n = sizes[s][0], d = sizes[s][1];
         double *z = DOUBLES(n * d), *base = DOUBLES(d), *grad = DOUBLES(n * d);
@@ -507,8 +512,6 @@ static void test_float_accuracy(void **state) {
                     error += off * off;
                     norm += grad[i] * grad[i];
                 }
-                worst_rate = fmax(worst_rate, fabs(rate - expected) / expected);
-                worst_norm = fmax(worst_norm, sqrt(error / norm));
                 if (!(fabs(rate - expected) <= 1e-5 * expected) || !(sqrt(error / norm) <= 1e-5))
                     fail_msg("n %zu, d %zu, noise %g, eps %g: rate off by %.3g, gradient by %.3g", n, d, noise[c], eps[e],
                              fabs(rate - expected) / expected, sqrt(error / norm));
@@ -524,7 +527,6 @@ static void test_float_accuracy(void **state) {
         free(base);
         free(grad);
     }
-    print_message("float form: rate off by %.2g, gradient by %.2g at worst\n", worst_rate, worst_norm);
 }
 
 /* ---- plan ---------------------------------------------------------------------------------- */
