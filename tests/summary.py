@@ -19,8 +19,8 @@ def cases(entry):
     """Passed, failed and skipped cases of one executable."""
     passed = failed = skipped = 0
     output = entry.get("stdout") or ""
-    plan = re.search(r"^1\.\.(\d+)", output, flags=re.M)
-    if plan:
+    plans = re.findall(r"^1\.\.(\d+)", output, flags=re.M)
+    if plans:
         for line in output.splitlines():
             match = re.match(r"(not )?ok\b(.*)", line)
             if not match:
@@ -31,6 +31,7 @@ def cases(entry):
                 failed += 1
             else:
                 passed += 1
+        failed += max(0, sum(map(int, plans)) - passed - failed - skipped)  # planned and never run
     elif entry["result"] in ("OK", "EXPECTEDFAIL"):
         passed = 1
     elif entry["result"] == "SKIP":
