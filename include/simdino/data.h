@@ -97,7 +97,8 @@ SD_API void sd_loader_seek(sd_loader *loader, uint64_t batch);
 /* The number of the batch that sd_loader_next will give. */
 SD_API uint64_t sd_loader_position(const sd_loader *loader);
 
-/* Gives the next batch; it stays valid until the second call after this one (the loader holds two).
+/* Gives the next batch; it stays valid until the second call after this one, or until a step with this loader
+ * augments ahead (the loader holds two batches).
  * A batch that sd_pretrainer_step_loader() has already augmented alongside a step is given at once.
  * Errors: SD_ERR_IO (a callback failed; names the image), SD_ERR_MISMATCH (channels), SD_ERR_MEMORY (a larger image than
  * before), SD_ERR_CANCELLED. The position does not move on failure. */

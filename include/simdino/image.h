@@ -16,7 +16,7 @@ extern "C" {
 
 typedef enum sd_pixel_type {
     SD_PIXEL_U8 = 0, /* 0..255 */
-    SD_PIXEL_F32 = 1 /* 0..1 */
+    SD_PIXEL_F32 = 1 /* 0..1; values outside are clipped, NaN counts as 0 */
 } sd_pixel_type;
 
 /* A view of somebody else's pixels, channels interleaved: value (y, x, c) is element
@@ -52,6 +52,7 @@ typedef struct sd_augment_config {
     int32_t blur_kind;          /* sd_blur_kind; default PIL's box approximation (DINO, SimDINO) */
     double mean[SD_MAX_CHANNELS]; /* of the 0..1 values; default ImageNet's 3, then 0.5 */
     double std[SD_MAX_CHANNELS];  /* default ImageNet's 3, then 0.5 */
+    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
 } sd_augment_config;
 
 typedef enum sd_blur_kind {
@@ -70,7 +71,7 @@ typedef struct sd_crop_choice {
     int32_t size;                     /* side of the square output */
     int32_t flip;                     /* 0 or 1 */
     int32_t jitter_order[4];          /* 0 brightness, 1 contrast, 2 saturation, 3 hue in the order applied;
-                                         jitter_order[0] = -1: no jitter */
+                                         -1 ends the list; jitter_order[0] = -1: no jitter */
     double jitter_factor[4];          /* indexed by operation, not by order */
     int32_t gray;                     /* 0 or 1 */
     int32_t solarize;                 /* 0 or 1 */
@@ -124,7 +125,7 @@ SD_API sd_status sd_image_resize(const sd_image *image, size_t top, size_t left,
                                  sd_filter filter, size_t out_width, size_t out_height, void *out);
 
 /* Evaluation transform: the shorter side resized to `resize` (bicubic; 0: no resize), then the centre crop x crop (0: none) taken, then
- * normalised by mean and std of the 0..1 values. `tensor` receives channels x height x width floats; out_width and out_height
+ * normalised by mean and std of the 0..1 values, one of each per channel (NULL: 0 and 1). `tensor` receives channels x height x width floats; out_width and out_height
  * receive its size. With tensor NULL only the size is told. Thread-safe.
  * Errors: SD_ERR_ARGUMENT (the crop does not fit, std 0), SD_ERR_MEMORY. */
 SD_API sd_status sd_image_prepare(const sd_image *image, size_t resize, size_t crop, const double *mean,
