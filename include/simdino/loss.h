@@ -95,6 +95,7 @@ typedef struct sd_simdino_config {
                            in the official code. */
     int32_t normalized; /* 1 (default): compression uses the plain dot product, rows being of length 1 already;
                            0: it divides by the norms (clamped at 1e-8), as SimDINO's cosine_similarity does */
+    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
 } sd_simdino_config;
 
 SD_API void sd_simdino_config_init(sd_simdino_config *config);

@@ -33,6 +33,7 @@ typedef struct sd_model_config {
     int32_t head_layers;    /* linear layers, default 3; 0: no head */
     int32_t head_hidden;    /* default 2048 */
     int32_t head_dim;       /* width of its output, default 256 */
+    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
 } sd_model_config;
 
 SD_API void sd_model_config_init(sd_model_config *config); /* ViT-S/16 with SimDINO's head */

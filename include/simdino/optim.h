@@ -24,6 +24,7 @@ typedef struct sd_optimizer_config {
     double epsilon;          /* AdamW, default 1e-8 */
     double momentum;         /* SGD and LARS, default 0.9 */
     double trust;            /* LARS trust coefficient eta, default 0.001 */
+    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
 } sd_optimizer_config;
 SD_API void sd_optimizer_config_init(sd_optimizer_config *config);
 
