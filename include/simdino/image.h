@@ -124,9 +124,10 @@ typedef enum sd_filter {
 SD_API sd_status sd_image_resize(const sd_image *image, size_t top, size_t left, size_t height, size_t width,
                                  sd_filter filter, size_t out_width, size_t out_height, void *out);
 
-/* Evaluation transform: the shorter side resized to `resize` (bicubic; 0: no resize), then the centre crop x crop (0: none) taken, then
- * normalised by mean and std of the 0..1 values, one of each per channel (NULL: 0 and 1). `tensor` receives channels x height x width floats; out_width and out_height
- * receive its size. With tensor NULL only the size is told. Thread-safe.
+/* Evaluation transform: the shorter side resized to `resize` (bicubic; 0: no resize), then the centre crop x crop (0:
+ * none) taken, then normalised by mean and std of the 0..1 values, one of each per channel (NULL: 0 and 1). `tensor`
+ * receives channels x height x width floats; out_width and out_height (may be NULL) receive its size. With tensor NULL
+ * only the size is told. Thread-safe.
  * Errors: SD_ERR_ARGUMENT (the crop does not fit, std 0), SD_ERR_MEMORY. */
 SD_API sd_status sd_image_prepare(const sd_image *image, size_t resize, size_t crop, const double *mean,
                                   const double *std, float *tensor, size_t *out_width, size_t *out_height);

@@ -1,20 +1,21 @@
-/* CIFAR-10 binary files: records of a label byte and 32 x 32 pixels, the red, green and blue plane one after the other. */
+/* CIFAR-10 binary files: records of a label byte and 32 x 32 pixels, the red, green and blue plane one after the other.
+ */
 #include "data/dataset.h"
 #include "data/stream.h"
 
-#define SIDE 32
-#define PIXELS (SIDE * SIDE)
+#define SIDE     32
+#define PIXELS   (SIDE * SIDE)
 #define CHANNELS 3
-#define RECORD (1 + CHANNELS * PIXELS)
-#define CLASSES 10
+#define RECORD   (1 + CHANNELS * PIXELS)
+#define CLASSES  10
 
 static sd_status read_records(sd_dataset *dataset, sd_stream *stream, const char *path, size_t first, size_t count) {
     sd_status status = SD_OK;
     uint8_t record[RECORD];
     for (size_t i = first; i < first + count; i++) {
         SD_TRY(sd_stream_read(stream, record, RECORD));
-        SD_EXPECT(record[0] < CLASSES, SD_ERR_FORMAT, "'%s' has label %u in record %zu: the largest is %d", path, record[0],
-                  i - first, CLASSES - 1);
+        SD_EXPECT(record[0] < CLASSES, SD_ERR_FORMAT, "'%s' has label %u in record %zu: the largest is %d", path,
+                  record[0], i - first, CLASSES - 1);
         dataset->labels[i] = record[0];
         uint8_t *image = dataset->pixels + i * CHANNELS * PIXELS;
         for (size_t k = 0; k < PIXELS; k++)
@@ -51,8 +52,8 @@ SD_API sd_status sd_dataset_open_cifar10(sd_context *context, const char *const 
         SD_TRY(sd_stream_open(context, paths[i], &stream));
         uint64_t bytes = sd_stream_file_size(stream);
         SD_EXPECT(bytes > 0 && bytes % RECORD == 0, SD_ERR_FORMAT,
-                  "'%s' has %llu bytes, which is not a number of CIFAR-10 records of %d", paths[i], (unsigned long long)bytes,
-                  RECORD);
+                  "'%s' has %llu bytes, which is not a number of CIFAR-10 records of %d", paths[i],
+                  (unsigned long long)bytes, RECORD);
         records[i] = bytes / RECORD;
         total += records[i];
         sd_stream_close(stream);

@@ -1,4 +1,5 @@
-/* What a dataset holds: packed 8-bit images of one size (from files), views of the host's images, or the host's callbacks. */
+/* What a dataset holds: packed 8-bit images of one size (from files), views of the host's images, or the host's
+ * callbacks. */
 #ifndef SD_DATASET_INTERNAL_H
 #define SD_DATASET_INTERNAL_H
 

@@ -1,5 +1,5 @@
-/* IDX files: two zero bytes, a type byte (8: unsigned byte), the number of dimensions, the dimensions as big-endian 32-bit numbers,
- * then the values. */
+/* IDX files: two zero bytes, a type byte (8: unsigned byte), the number of dimensions, the dimensions as big-endian
+ * 32-bit numbers, then the values. */
 #include "data/dataset.h"
 #include "data/stream.h"
 
@@ -45,8 +45,8 @@ static sd_status read_images(sd_dataset *dataset, const char *path) {
     SD_TRY(sd_stream_open(dataset->context, path, &stream));
     SD_TRY(read_header(stream, path, 3, 4, &header, &count));
     uint32_t channels = header.dimensions == 4 ? header.size[3] : 1;
-    SD_EXPECT(channels <= SD_MAX_CHANNELS, SD_ERR_FORMAT, "'%s' has images of %u channels: at most %d are possible", path,
-              channels, SD_MAX_CHANNELS);
+    SD_EXPECT(channels <= SD_MAX_CHANNELS, SD_ERR_FORMAT, "'%s' has images of %u channels: at most %d are possible",
+              path, channels, SD_MAX_CHANNELS);
     dataset->count = header.size[0];
     dataset->height = header.size[1];
     dataset->width = header.size[2];

@@ -1,7 +1,7 @@
 /* Batches of augmented crops: which images make up batch b, and their augmentation on the context's threads.
  *
- * Everything about batch b is a function of the seed and b: the order of an epoch comes from the stream (seed, epoch), the crops of an image from
- * (seed, epoch * count + image, view). So threads, seeks and prefetching cannot change it.
+ * Everything about batch b is a function of the seed and b: the order of an epoch comes from the stream (seed, epoch),
+ * the crops of an image from (seed, epoch * count + image, view). So threads, seeks and prefetching cannot change it.
  *
  * There are two buffers: one holds the batch that was given last, the other takes the next. */
 #include "data/loader.h"
@@ -41,7 +41,7 @@ struct sd_loader {
     size_t global_values, local_values; /* of one crop */
     uint64_t position;
     sd_load_buffer buffer[2];
-    size_t given; /* the buffer that was given last */
+    size_t given;    /* the buffer that was given last */
     uint32_t *order; /* of order_epoch; NULL: not shuffled */
     uint64_t order_epoch;
     bool order_known;
@@ -122,8 +122,8 @@ SD_API sd_status sd_loader_create(sd_context *context, const sd_dataset *dataset
               full.batch_size, (unsigned long long)count);
     SD_EXPECT(full.channels >= 1 && full.channels <= SD_MAX_CHANNELS, SD_ERR_ARGUMENT,
               "channels is %d: it must be in 1 .. %d", full.channels, SD_MAX_CHANNELS);
-    SD_EXPECT(!full.shuffle || count <= UINT32_MAX, SD_ERR_ARGUMENT, "shuffle is possible for up to %u images, not %llu",
-              UINT32_MAX, (unsigned long long)count);
+    SD_EXPECT(!full.shuffle || count <= UINT32_MAX, SD_ERR_ARGUMENT,
+              "shuffle is possible for up to %u images, not %llu", UINT32_MAX, (unsigned long long)count);
 
     loader = SD_NEW(context, sd_loader);
     if (loader == NULL)
@@ -137,7 +137,8 @@ SD_API sd_status sd_loader_create(sd_context *context, const sd_dataset *dataset
     SD_TRY(allocate_buffers(loader));
     if (full.shuffle) {
         loader->order = SD_NEW_ARRAY(context, uint32_t, (size_t)count);
-        SD_EXPECT(loader->order != NULL, SD_ERR_MEMORY, "no memory for the order of %llu images", (unsigned long long)count);
+        SD_EXPECT(loader->order != NULL, SD_ERR_MEMORY, "no memory for the order of %llu images",
+                  (unsigned long long)count);
     }
     loader->threads = sd_threads(context);
     loader->thread = SD_NEW_ARRAY(context, sd_load_thread, loader->threads);

@@ -14,10 +14,10 @@ struct sd_stream {
     char *path;
     FILE *file;
     uint64_t file_size;
-    uint64_t position;  /* bytes of content that were read */
+    uint64_t position; /* bytes of content that were read */
     bool gzip;
-    bool inflating;     /* inflateInit2 succeeded */
-    bool member_ended;  /* the gzip member is complete; another may follow */
+    bool inflating;    /* inflateInit2 succeeded */
+    bool member_ended; /* the gzip member is complete; another may follow */
     z_stream z;
     size_t next, filled; /* unread part of `input` */
     unsigned char input[INPUT_BYTES];
@@ -107,13 +107,13 @@ sd_status sd_stream_expect(const sd_stream *stream, uint64_t count) {
         uint64_t most;
         if (!__builtin_mul_overflow(stream->file_size, (uint64_t)MAX_RATIO, &most))
             SD_REQUIRE(count <= most && stream->position <= most - count, SD_ERR_FORMAT,
-                       "'%s' declares %llu bytes of data, more than its %llu compressed bytes can hold", stream->path, wanted,
-                       total);
+                       "'%s' declares %llu bytes of data, more than its %llu compressed bytes can hold", stream->path,
+                       wanted, total);
         return SD_OK;
     }
     unsigned long long left = stream->file_size - stream->position;
-    SD_REQUIRE(count <= left, SD_ERR_FORMAT, "'%s' is truncated: it declares %llu bytes of data and has %llu", stream->path,
-               wanted, left);
+    SD_REQUIRE(count <= left, SD_ERR_FORMAT, "'%s' is truncated: it declares %llu bytes of data and has %llu",
+               stream->path, wanted, left);
     SD_REQUIRE(count == left, SD_ERR_FORMAT, "'%s' has %llu bytes behind the %llu bytes of data that it declares",
                stream->path, left - wanted, wanted);
     return SD_OK;
@@ -128,7 +128,8 @@ static sd_status unpack(sd_stream *stream, unsigned char *bytes, size_t count, s
             sd_status status = refill(stream);
             if (status != SD_OK)
                 return status;
-            SD_REQUIRE(stream->filled > 0, SD_ERR_FORMAT, "'%s' is truncated: its gzip data ends too early", stream->path);
+            SD_REQUIRE(stream->filled > 0, SD_ERR_FORMAT, "'%s' is truncated: its gzip data ends too early",
+                       stream->path);
         }
         size_t room = sd_size_min(count - *done, (size_t)1 << 30);
         z->next_in = stream->input + stream->next;

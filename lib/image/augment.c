@@ -1,4 +1,5 @@
-/* From an image and the choices of a crop to a normalised tensor: crop, flip, jitter, grey, blur, solarise, normalise. */
+/* From an image and the choices of a crop to a normalised tensor: crop, flip, jitter, grey, blur, solarise, normalise.
+ */
 #include "image/image.h"
 
 #include <math.h>
@@ -58,8 +59,8 @@ sd_status sd_augmenter_reserve(sd_augmenter *augmenter, int32_t pixel_type, size
     height = sd_size_max(height, augmenter->room[kind].height);
     for (int local = 0; local < (config->local_crops > 0 ? 2 : 1); local++) {
         size_t side = (size_t)(local ? config->local_size : config->global_size), values;
-        SD_TRY(sd_resizer_reserve(augmenter->context, &augmenter->resizer, SD_FILTER_BICUBIC, pixel_type, channels, width,
-                                  height, side, side));
+        SD_TRY(sd_resizer_reserve(augmenter->context, &augmenter->resizer, SD_FILTER_BICUBIC, pixel_type, channels,
+                                  width, height, side, side));
         SD_TRY(sd_scratch_reserve(augmenter->context, &augmenter->planes, side * side * channels, item));
         SD_TRY(sd_blur_room(side, side, config->blur_radius[1], &values));
         SD_TRY(sd_scratch_reserve(augmenter->context, &augmenter->blur, values, sizeof(float)));

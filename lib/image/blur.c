@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* P. Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011: the box of real radius l + a whose triple
- * convolution has the variance radius^2. Rounded to float at the same places as Pillow. */
+/* P. Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011: the box of real
+ * radius l + a whose triple convolution has the variance radius^2. Rounded to float at the same places as Pillow. */
 sd_box sd_box_of_radius(double radius) {
     float r = (float)radius;
     float variance = r * r / 3.0f;

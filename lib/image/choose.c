@@ -1,12 +1,13 @@
-/* The recipe of the crops and what is drawn for each: boxes as torchvision's RandomResizedCrop, the rest as the DINO augmentation. */
+/* The recipe of the crops and what is drawn for each: boxes as torchvision's RandomResizedCrop, the rest as the DINO
+ * augmentation. */
 #include "image/image.h"
 
 #include <math.h>
 #include <string.h>
 
 /* Larger settings are mistakes, and would overflow sizes further down. */
-#define MAX_SIDE 16384
-#define MAX_BLUR 1000.0
+#define MAX_SIDE   16384
+#define MAX_BLUR   1000.0
 #define MAX_FACTOR 1000.0
 
 SD_API void sd_augment_config_init(sd_augment_config *config) {
@@ -102,7 +103,8 @@ static double uniform_in(sd_random *random, double low, double high) {
 
 static bool happens(sd_random *random, double probability) { return sd_random_uniform(random) < probability; }
 
-/* RandomResizedCrop.get_params: ten tries at an area and an aspect ratio, then the largest central box of a permitted ratio. */
+/* RandomResizedCrop.get_params: ten tries at an area and an aspect ratio, then the largest central box of a permitted
+ * ratio. */
 static void choose_box(sd_random *random, const double scale[2], const double ratio[2], size_t width, size_t height,
                        sd_crop_choice *choice) {
     const double w = (double)width, h = (double)height;

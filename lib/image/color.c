@@ -14,8 +14,9 @@ void sd_adjust_brightness(const sd_planes *planes, double factor) {
 void sd_adjust_contrast(const sd_planes *planes, double factor) {
     size_t n = pixels_of(planes), values = n * planes->channels;
     const sd_pixel_kernels *kernels = planes->kernels;
-    double mean = planes->channels == 3 ? kernels->sum_gray(sd_plane(planes, 0), sd_plane(planes, 1), sd_plane(planes, 2), n) / (double)n
-                                        : kernels->sum(planes->data, values) / (double)values;
+    double mean = planes->channels == 3
+                      ? kernels->sum_gray(sd_plane(planes, 0), sd_plane(planes, 1), sd_plane(planes, 2), n) / (double)n
+                      : kernels->sum(planes->data, values) / (double)values;
     if (planes->pixel_type == SD_PIXEL_U8)
         mean = (double)(int)(mean + 0.5);
     kernels->blend(planes->data, values, (float)mean, (float)factor);

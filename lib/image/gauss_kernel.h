@@ -6,7 +6,8 @@
 
 #define SD_GAUSS_REACH (SD_GAUSS_TAPS / 2)
 
-/* Index of the sample that `i` is mirrored to; the edge itself is not repeated. Also for fewer samples than the kernel reaches. */
+/* Index of the sample that `i` is mirrored to; the edge itself is not repeated. Also for fewer samples than the kernel
+ * reaches. */
 static inline size_t sd_gauss_mirror(ptrdiff_t i, size_t n) {
     ptrdiff_t period = 2 * ((ptrdiff_t)n - 1);
     if (period == 0)

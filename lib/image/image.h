@@ -1,7 +1,8 @@
 /* image - pixel operations on planes, the multi-crop augmentation, and the evaluation transform.
  *
- * Inside, a picture is `channels` packed planes of one pixel type one after the other, so that each operation is a loop over contiguous
- * values. Interleaved channels occur at the border only: the host's images, and pictures handed out before normalisation. */
+ * Inside, a picture is `channels` packed planes of one pixel type one after the other, so that each operation is a loop
+ * over contiguous values. Interleaved channels occur at the border only: the host's images, and pictures handed out
+ * before normalisation. */
 #ifndef SD_IMAGE_INTERNAL_H
 #define SD_IMAGE_INTERNAL_H
 
@@ -11,7 +12,8 @@
 
 /* ---- views (view.c) ------------------------------------------------------------------------ */
 
-/* SD_ERR_ARGUMENT unless `image` has pixels, a size, 1 .. SD_MAX_CHANNELS channels, a known type and rows that do not overlap. */
+/* SD_ERR_ARGUMENT unless `image` has pixels, a size, 1 .. SD_MAX_CHANNELS channels, a known type and rows that do not
+ * overlap. */
 sd_status sd_image_check(const sd_image *image);
 size_t sd_pixel_size(int32_t pixel_type);
 size_t sd_image_stride(const sd_image *image); /* bytes; of a checked image */
@@ -102,9 +104,9 @@ sd_status sd_augment_config_check(const sd_augment_config *config);
 void sd_choose_checked(const sd_augment_config *config, size_t width, size_t height, uint64_t seed, uint64_t sample,
                        int32_t view, sd_crop_choice *choice);
 
-/* sd_crop_apply and sd_augment for a tensor of `channels` channels: those of the image, or 3 from a grey image, whose plane is then
- * repeated. (That equals augmenting the grey image repeated: on equal channels hue and saturation change nothing, and the grey value
- * is the value.) */
+/* sd_crop_apply and sd_augment for a tensor of `channels` channels: those of the image, or 3 from a grey image, whose
+ * plane is then repeated. (That equals augmenting the grey image repeated: on equal channels hue and saturation change
+ * nothing, and the grey value is the value.) */
 sd_status sd_augment_channels(sd_augmenter *augmenter, const sd_image *image, size_t channels, uint64_t seed,
                               uint64_t sample, float *const *globals, float *const *locals);
 /* Takes the memory for images of up to this size, so that augmenting them allocates nothing. */

@@ -1,9 +1,10 @@
-/* Pixel kernels: loops over planes, compiled once per instruction set (kernels_u8.c, kernels_f32.c) and chosen at run time (dispatch.c).
+/* Pixel kernels: loops over planes, compiled once per instruction set (kernels_u8.c, kernels_f32.c) and chosen at run
+ * time (dispatch.c).
  *
- * There is one table per pixel type. The 8-bit one computes in integers, or in float where Pillow does, and gives Pillow's bytes. The float
- * one computes the same on 0..1 values without rounding, clipped where Pillow clips. `void *` is an array of the table's type.
- * Planes are packed: `width` values a row. Buffers that kernels write or read have SD_PIXEL_SLACK values of room behind their end, because
- * whole vectors are moved. */
+ * There is one table per pixel type. The 8-bit one computes in integers, or in float where Pillow does, and gives
+ * Pillow's bytes. The float one computes the same on 0..1 values without rounding, clipped where Pillow clips. `void *`
+ * is an array of the table's type. Planes are packed: `width` values a row. Buffers that kernels write or read have
+ * SD_PIXEL_SLACK values of room behind their end, because whole vectors are moved. */
 #ifndef SD_PIXEL_KERNELS_H
 #define SD_PIXEL_KERNELS_H
 
@@ -11,7 +12,7 @@
 #include <stdint.h>
 
 /* Rows and columns are resized in groups of this many. */
-#define SD_TILE 16
+#define SD_TILE        16
 #define SD_PIXEL_SLACK 64
 
 /* Weights of one axis: output sample i is the sum over t < count[i] of weight[i*taps + t] * input[first[i] + t]. */
@@ -22,8 +23,8 @@ typedef struct sd_resample {
     const float *weight_float;
 } sd_resample;
 
-/* One box blur: out = inner * (sum of in[x-reach .. x+reach]) + outer * (in[x-reach-1] + in[x+reach+1]), indices clamped.
- * The integers are times 2^24. */
+/* One box blur: out = inner * (sum of in[x-reach .. x+reach]) + outer * (in[x-reach-1] + in[x+reach+1]), indices
+ * clamped. The integers are times 2^24. */
 typedef struct sd_box {
     size_t reach;
     uint32_t inner_int, outer_int;
@@ -38,8 +39,8 @@ typedef struct sd_pixel_kernels {
     size_t item; /* bytes of a value */
 
     /* rows <= SD_TILE rows of interleaved channels, row_stride bytes apart, resized along x: value (row, c, x) goes to
-     * out[c*plane + row*stride + x]. stride is a multiple of SD_TILE; mirror: x runs from right to left. The source has `columns`
-     * columns. tile: room for SD_TILE*(columns*channels + SD_TILE). */
+     * out[c*plane + row*stride + x]. stride is a multiple of SD_TILE; mirror: x runs from right to left. The source has
+     * `columns` columns. tile: room for SD_TILE*(columns*channels + SD_TILE). */
     void (*resize_rows)(const void *source, size_t row_stride, size_t rows, size_t columns, size_t channels,
                         const sd_resample *plan, int mirror, void *out, size_t stride, size_t plane, void *tile);
     /* One plane resized along y. `in` begins with input row `first_row`; its rows are `stride` apart. */
@@ -86,8 +87,8 @@ extern const sd_pixel_kernels sd_pixels_u8_avx512, sd_pixels_f32_avx512;
 #define SD_PIXEL_SET generic
 #endif
 #define SD_PIXEL_JOIN2(a, b) a##b
-#define SD_PIXEL_JOIN(a, b) SD_PIXEL_JOIN2(a, b)
-#define SD_PIXEL_TEXT2(a) #a
-#define SD_PIXEL_TEXT(a) SD_PIXEL_TEXT2(a)
+#define SD_PIXEL_JOIN(a, b)  SD_PIXEL_JOIN2(a, b)
+#define SD_PIXEL_TEXT2(a)    #a
+#define SD_PIXEL_TEXT(a)     SD_PIXEL_TEXT2(a)
 
 #endif

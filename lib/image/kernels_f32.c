@@ -1,4 +1,5 @@
-/* Kernels of float pixels in 0..1: the operations of kernels_u8.c without rounding. Values are clipped to 0..1 where 8 bits would be. */
+/* Kernels of float pixels in 0..1: the operations of kernels_u8.c without rounding. Values are clipped to 0..1 where 8
+ * bits would be. */
 #include "image/gauss_kernel.h"
 #include "image/kernels.h"
 
@@ -144,7 +145,8 @@ static inline float floor_of(float value) {
     return whole > value ? whole - 1.0f : whole;
 }
 
-/* To HSV, H shifted, and back. With h in sixths of a turn, a channel is max - range * clip(2 - |h - k|) around its sector. */
+/* To HSV, H shifted, and back. With h in sixths of a turn, a channel is max - range * clip(2 - |h - k|) around its
+ * sector. */
 static void hue(void *red, void *green, void *blue, size_t n, double factor) {
     float *restrict red_values = red, *restrict green_values = green, *restrict blue_values = blue;
     const float shift = (float)(factor * 6.0);

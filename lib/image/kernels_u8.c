@@ -1,5 +1,6 @@
-/* Kernels of 8-bit pixels. Every rounding step is Pillow's, so that the bytes are equal (the exceptions: gauss, which follows torchvision
- * to a rounding of float sums). Float products and sums must not be contracted; lib/image/meson.build sets the flag. */
+/* Kernels of 8-bit pixels. Every rounding step is Pillow's, so that the bytes are equal (the exceptions: gauss, which
+ * follows torchvision to a rounding of float sums). Float products and sums must not be contracted;
+ * lib/image/meson.build sets the flag. */
 #include "image/gauss_kernel.h"
 #include "image/kernels.h"
 
@@ -47,7 +48,8 @@ static inline void transpose16(bytes16 row[16]) {
     }
 }
 
-/* 256 bits with AVX-512 too: multiplying 16 integers of 32 bits at once made the resize slower by half on an Intel Xeon. */
+/* 256 bits with AVX-512 too: multiplying 16 integers of 32 bits at once made the resize slower by half on an Intel
+ * Xeon. */
 #if defined(__AVX2__)
 #define LANES 8
 #else
@@ -57,7 +59,8 @@ typedef uint8_t byte_lanes __attribute__((vector_size(LANES)));
 typedef uint16_t short_lanes __attribute__((vector_size(LANES * 2)));
 typedef int32_t int_lanes __attribute__((vector_size(LANES * 4)));
 
-/* Conversions go in steps of a factor of two, which compilers turn into one instruction each; not so all the widening ones. */
+/* Conversions go in steps of a factor of two, which compilers turn into one instruction each; not so all the widening
+ * ones. */
 static inline int_lanes widened(const uint8_t *in) {
 #if defined(__AVX2__)
     return (int_lanes)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)in));
@@ -88,8 +91,8 @@ static inline void weigh_tile(const uint8_t *in, size_t stride, const int32_t *w
         narrowed(sum[k] >> 22, out + k * LANES);
 }
 
-/* The rows are transposed, so that a weighted sum over x runs over whole vectors of 16 rows, and the result is transposed back into
- * planes. */
+/* The rows are transposed, so that a weighted sum over x runs over whole vectors of 16 rows, and the result is
+ * transposed back into planes. */
 static void resize_rows(const void *source, size_t row_stride, size_t rows, size_t columns, size_t channels,
                         const sd_resample *plan, int mirror, void *out, size_t stride, size_t plane, void *tile_space) {
     uint8_t *tile = tile_space;
@@ -223,8 +226,8 @@ static double sum(const void *values, size_t n) {
     return (double)total;
 }
 
-/* v (1 - s/255 f/255) rounded: the exact quotient (it is never half-way, 65025 being odd), by a float estimate that is at most one too
- * low. Every integer here is below 2^24, exact as float. */
+/* v (1 - s/255 f/255) rounded: the exact quotient (it is never half-way, 65025 being odd), by a float estimate that is
+ * at most one too low. Every integer here is below 2^24, exact as float. */
 static inline int32_t faded(int32_t v, int32_t s, int32_t f) {
     int32_t n = v * (65025 - s * f) + 32512;
     int32_t q = (int32_t)((float)n * 1.53786e-5f); /* just below 1/65025 */
@@ -243,7 +246,8 @@ static void hue(void *red, void *green, void *blue, size_t n, double factor) {
         int32_t range = max - min;
         int32_t divisor = range > 0 ? range : 1;
         int32_t s = (int32_t)((float)range / (float)(max > 0 ? max : 1) * 255.0f);
-        /* Within its sector the hue is a whole number plus or minus (max - middle)/range; which one depends on the order of r, g, b. */
+        /* Within its sector the hue is a whole number plus or minus (max - middle)/range; which one depends on the
+         * order of r, g, b. */
         float mid = (float)(max - (r + g + b - max - min)) / (float)divisor;
         int b_low = b == min, r_low = r == min;
         float base_r = b_low ? 1.0f : -1.0f;
@@ -272,12 +276,12 @@ static void hue(void *red, void *green, void *blue, size_t n, double factor) {
          *      r   max  q    p    p    t    max
          *      g   t    max  max  q    p    p
          *      b   p    p    t    max  max  q   */
-        int32_t pair = sector >> 1; /* 0: b is lowest or g, r lead; and so on round the wheel */
-        int32_t even_first = sector & 1 ? odd : max;  /* r in pair 0, g in pair 1, b in pair 2 */
-        int32_t even_second = sector & 1 ? max : odd; /* the next one */
-        r = pair == 0 ? even_first : pair == 1 ? p : even_second;
-        g = pair == 1 ? even_first : pair == 2 ? p : even_second;
-        b = pair == 2 ? even_first : pair == 0 ? p : even_second;
+        int32_t pair = sector >> 1;
+        int32_t leader = sector & 1 ? odd : max;   /* r in pair 0, g in pair 1, b in pair 2 */
+        int32_t follower = sector & 1 ? max : odd; /* g, b, r; the third is p */
+        r = pair == 0 ? leader : pair == 1 ? p : follower;
+        g = pair == 1 ? leader : pair == 2 ? p : follower;
+        b = pair == 2 ? leader : pair == 0 ? p : follower;
         red_values[k] = (uint8_t)r;
         green_values[k] = (uint8_t)g;
         blue_values[k] = (uint8_t)b;

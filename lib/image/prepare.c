@@ -1,4 +1,5 @@
-/* The evaluation transform: resize of the shorter side, centre crop, normalise. Only the part that the crop keeps is computed. */
+/* The evaluation transform: resize of the shorter side, centre crop, normalise. Only the part that the crop keeps is
+ * computed. */
 #include "image/image.h"
 
 #include <math.h>
@@ -33,8 +34,8 @@ SD_API sd_status sd_image_prepare(const sd_image *image, size_t resize, size_t c
     size_t full_width, full_height;
     SD_TRY(sd_image_check(image));
     SD_TRY(resized_size(image, resize, &full_width, &full_height));
-    SD_EXPECT(crop <= full_width && crop <= full_height, SD_ERR_ARGUMENT, "crop is %zu, but the resized image is %zu x %zu",
-              crop, full_width, full_height);
+    SD_EXPECT(crop <= full_width && crop <= full_height, SD_ERR_ARGUMENT,
+              "crop is %zu, but the resized image is %zu x %zu", crop, full_width, full_height);
     size_t width = crop > 0 ? crop : full_width, height = crop > 0 ? crop : full_height;
     size_t channels = (size_t)image->channels;
     for (size_t c = 0; c < channels; c++) {

@@ -1,7 +1,8 @@
 /* The weights of an antialiased resize along one axis, as Pillow computes them.
  *
- * Output x of m sees the input around centre c = (x + 1/2) n/m through the filter k stretched by f = max(n/m, 1): weights k((i + 1/2 - c)/f) over the
- * support, divided by their sum. In 8 bits they are rounded to multiples of 2^-22. */
+ * Output x of m sees the input around centre c = (x + 1/2) n/m through the filter k stretched by f = max(n/m, 1):
+ * weights k((i + 1/2 - c)/f) over the support, divided by their sum. In 8 bits they are rounded to multiples of 2^-22.
+ */
 #include "image/image.h"
 
 #include <math.h>
@@ -31,7 +32,8 @@ static double lanczos(double x) { return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x
 
 typedef double (*sd_filter_function)(double x);
 
-/* Source of each output: a running sum, since Pillow adds the scale step by step and its rounding decides at pixel borders. */
+/* Source of each output: a running sum, since Pillow adds the scale step by step and its rounding decides at pixel
+ * borders. */
 static void plan_nearest(sd_axis *axis, size_t n, size_t m, size_t begin, size_t outputs) {
     uint32_t *first = axis->first.data, *count = axis->count.data;
     double scale = (double)n / (double)m, position = scale * 0.5;

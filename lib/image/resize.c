@@ -1,5 +1,5 @@
-/* Crop and resize of interleaved images into planes: a pass along x, whose result has the pixel type's precision, then one along y. A pass that would
- * keep the size is a copy. */
+/* Crop and resize of interleaved images into planes: a pass along x, whose result has the pixel type's precision, then
+ * one along y. A pass that would keep the size is a copy. */
 #include "image/image.h"
 
 #include <string.h>
@@ -22,15 +22,16 @@ static void pick_planes(const sd_resizer *resizer, const sd_pixel_kernels *kerne
         }
 }
 
-/* Memory of the two passes: `rows` x `columns` values of each channel between them, rows padded to whole tiles; a tile of source rows. */
+/* Memory of the two passes: `rows` x `columns` values of each channel between them, rows padded to whole tiles; a tile
+ * of source rows. */
 static sd_status reserve_passes(sd_context *context, sd_resizer *resizer, size_t item, size_t channels, size_t rows,
                                 size_t columns, size_t source_columns) {
     sd_status status = SD_OK;
     size_t values, tile;
     SD_EXPECT(sd_size_mul(sd_size_ceil(columns, SD_TILE) * SD_TILE, rows, &values) &&
                   sd_size_mul(values, channels, &values),
-              SD_ERR_MEMORY, "a picture of %zu x %zu with %zu channels does not fit into the address space", columns, rows,
-              channels);
+              SD_ERR_MEMORY, "a picture of %zu x %zu with %zu channels does not fit into the address space", columns,
+              rows, channels);
     SD_EXPECT(sd_size_mul(source_columns, channels * SD_TILE, &tile) && sd_size_add(tile, SD_TILE * SD_TILE, &tile),
               SD_ERR_MEMORY, "a row of %zu pixels does not fit into the address space", source_columns);
     SD_TRY(sd_scratch_reserve(context, &resizer->middle, values, item));
@@ -64,8 +65,8 @@ sd_status sd_resize_planes(sd_context *context, sd_resizer *resizer, const sd_pi
     /* Along x: the rows that the pass along y needs, into planes whose rows are padded to whole tiles. */
     size_t rows = y->input_count, stride = sd_size_ceil(job->columns, SD_TILE) * SD_TILE, plane = stride * rows;
     SD_TRY(reserve_passes(context, resizer, item, channels, rows, job->columns, x->input_first + x->input_count));
-    const char *source = (const char *)image->pixels + (job->top + y->input_first) * row_stride +
-                         job->left * channels * item;
+    const char *source =
+        (const char *)image->pixels + (job->top + y->input_first) * row_stride + job->left * channels * item;
     char *middle = resizer->middle.data;
     if (x->copies) {
         for (size_t row = 0; row < rows; row++)
@@ -104,8 +105,8 @@ size_t sd_resizer_bytes(const sd_resizer *resizer) {
     size_t bytes = resizer->tile.bytes + resizer->middle.bytes;
     const sd_axis *axes[] = {&resizer->x, &resizer->y};
     for (size_t i = 0; i < 2; i++)
-        bytes += axes[i]->first.bytes + axes[i]->count.bytes + axes[i]->weight_int.bytes +
-                 axes[i]->weight_float.bytes + axes[i]->row.bytes;
+        bytes += axes[i]->first.bytes + axes[i]->count.bytes + axes[i]->weight_int.bytes + axes[i]->weight_float.bytes +
+                 axes[i]->row.bytes;
     return bytes;
 }
 

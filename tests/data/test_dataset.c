@@ -223,7 +223,8 @@ static void truncated_files_fail(void **state) {
     sd_context_destroy(context);
 }
 
-/* A flipped bit in a plain file's header must be noticed; in a gzip file it must be noticed or have no effect (time stamp and the like). */
+/* A flipped bit in a plain file's header must be noticed; in a gzip file it must be noticed or have no effect (time
+ * stamp and the like). */
 static void flipped_bits_are_noticed(void **state) {
     (void)state;
     sd_context *context = watched_context();

@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #define IMAGES 23
-#define SIDE 14
+#define SIDE   14
 
 static uint8_t pixels[IMAGES][SIDE * SIDE * 3];
 static atomic_int cancel_now;

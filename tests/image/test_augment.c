@@ -49,7 +49,8 @@ static void paint(uint8_t *pixels, size_t width, size_t height, size_t channels)
     for (size_t y = 0; y < height; y++)
         for (size_t x = 0; x < width; x++)
             for (size_t c = 0; c < channels; c++) {
-                double value = 127.0 + 90.0 * sin(0.21 * (double)x + (double)c) * cos(0.17 * (double)y - 0.5 * (double)c);
+                double value =
+                    127.0 + 90.0 * sin(0.21 * (double)x + (double)c) * cos(0.17 * (double)y - 0.5 * (double)c);
                 pixels[(y * width + x) * channels + c] = (uint8_t)(x > 12 && y > 9 ? value : 255.0 - 0.7 * value);
             }
 }
@@ -69,7 +70,8 @@ static float *augment(sd_augmenter *augmenter, const sd_augment_config *config, 
 
 static size_t augmented_bytes(const sd_augment_config *config, size_t channels) {
     return channels * sizeof(float) *
-           (size_t)(2 * config->global_size * config->global_size + config->local_crops * config->local_size * config->local_size);
+           (size_t)(2 * config->global_size * config->global_size +
+                    config->local_crops * config->local_size * config->local_size);
 }
 
 static void augment_is_choose_and_apply(void **state) {
@@ -105,7 +107,8 @@ static void history_and_strides_do_not_matter(void **state) {
         for (int type = SD_PIXEL_U8; type <= SD_PIXEL_F32; type++) {
             size_t width = 37, height = 29, item = type == SD_PIXEL_U8 ? 1 : 4, row = width * channels * item;
             size_t stride = row + 12;
-            uint8_t *bytes = take(width * height * channels), *packed = take(row * height), *padded = take(stride * height);
+            uint8_t *bytes = take(width * height * channels), *packed = take(row * height),
+                    *padded = take(stride * height);
             paint(bytes, width, height, channels);
             for (size_t i = 0; i < width * height * channels; i++)
                 if (type == SD_PIXEL_U8)
@@ -130,7 +133,8 @@ static void history_and_strides_do_not_matter(void **state) {
     sd_augmenter_destroy(used);
 }
 
-/* Crops of u8 and of the same values as floats agree within the roundings: levels (0..255), of which there is one a step. */
+/* Crops of u8 and of the same values as floats agree within the roundings: levels (0..255), of which there is one a
+ * step. */
 static void float_pixels_agree_with_bytes(void **state) {
     (void)state;
     static const struct {
@@ -138,8 +142,8 @@ static void float_pixels_agree_with_bytes(void **state) {
         int operation; /* 0..3 jitter, 4 gray, 5 blur, 6 solarize, 7 nothing */
         double amount, levels;
     } cases[] = {
-        {"nothing", 7, 0.0, 1.3},   {"brightness", 0, 1.3, 2.7}, {"contrast", 1, 0.7, 2.5}, {"saturation", 2, 1.2, 3.0},
-        {"gray", 4, 1.0, 1.8},      {"blur", 5, 1.2, 4.2},       {"blur", 5, 0.3, 4.2},
+        {"nothing", 7, 0.0, 1.3}, {"brightness", 0, 1.3, 2.7}, {"contrast", 1, 0.7, 2.5}, {"saturation", 2, 1.2, 3.0},
+        {"gray", 4, 1.0, 1.8},    {"blur", 5, 1.2, 4.2},       {"blur", 5, 0.3, 4.2},
     };
     const size_t channel_counts[] = {1, 2, 3, 4, 16};
     for (size_t k = 0; k < 5; k++) {
@@ -149,12 +153,18 @@ static void float_pixels_agree_with_bytes(void **state) {
         paint(bytes, 50, 44, channels);
         for (size_t i = 0; i < n; i++)
             floats[i] = (float)bytes[i] / 255.0f;
-        sd_image u8 = {bytes, 50, 44, 0, (int32_t)channels, SD_PIXEL_U8}, f32 = {floats, 50, 44, 0, (int32_t)channels, SD_PIXEL_F32};
+        sd_image u8 = {bytes, 50, 44, 0, (int32_t)channels, SD_PIXEL_U8},
+                 f32 = {floats, 50, 44, 0, (int32_t)channels, SD_PIXEL_F32};
         sd_augment_config config = small_recipe();
         sd_augmenter *augmenter = make_augmenter(NULL, &config);
         for (size_t t = 0; t < sizeof cases / sizeof cases[0]; t++)
             for (int32_t flip = 0; flip < 2; flip++) {
-                sd_crop_choice choice = {.top = 2, .left = 3, .height = 37, .width = 41, .size = 20, .flip = flip,
+                sd_crop_choice choice = {.top = 2,
+                                         .left = 3,
+                                         .height = 37,
+                                         .width = 41,
+                                         .size = 20,
+                                         .flip = flip,
                                          .jitter_order = {-1, -1, -1, -1}};
                 if (cases[t].operation < 4) {
                     choice.jitter_order[0] = cases[t].operation;
@@ -170,7 +180,8 @@ static void float_pixels_agree_with_bytes(void **state) {
                 for (size_t i = 0; i < 400 * channels; i++) {
                     double difference = fabs(255.0 * (double)b[i] - (double)a[i]);
                     if (!(difference <= cases[t].levels))
-                        fail_msg("%s, %zu channels: value %zu is %u and %g", cases[t].name, channels, i, a[i], 255.0 * (double)b[i]);
+                        fail_msg("%s, %zu channels: value %zu is %u and %g", cases[t].name, channels, i, a[i],
+                                 255.0 * (double)b[i]);
                     sum += difference;
                 }
                 assert_true(sum / (double)(400 * channels) < 0.5 * cases[t].levels);
@@ -269,7 +280,8 @@ static void one_pixel_is_enough(void **state) {
             float *all = augment(augmenter, &config, &image, 1, sample);
             for (size_t c = 0; c < 3; c++)
                 for (size_t i = 0; i < 24 * 24; i++)
-                    assert_true(fabs((double)all[c * 576 + i] - (pixel[c] / 255.0 - config.mean[c]) / config.std[c]) < 1e-5);
+                    assert_true(fabs((double)all[c * 576 + i] - (pixel[c] / 255.0 - config.mean[c]) / config.std[c]) <
+                                1e-5);
             free(all);
         }
         /* And the smallest output, which is smaller than the kernels. */
@@ -416,16 +428,21 @@ static void impossible_choices_are_refused(void **state) {
     sd_image image = {pixels, 8, 8, 0, 1, SD_PIXEL_U8};
     sd_augment_config config = small_recipe();
     sd_augmenter *augmenter = make_augmenter(NULL, &config);
-    const sd_crop_choice good = {.top = 1, .left = 1, .height = 7, .width = 7, .size = 4, .jitter_order = {0, 3, -1, 0},
+    const sd_crop_choice good = {.top = 1,
+                                 .left = 1,
+                                 .height = 7,
+                                 .width = 7,
+                                 .size = 4,
+                                 .jitter_order = {0, 3, -1, 0},
                                  .jitter_factor = {1.0, 1.0, 1.0, 0.1}};
     float out[16];
     assert_int_equal(sd_crop_apply(augmenter, &image, &good, NULL, out), SD_OK);
     assert_int_equal(sd_crop_apply(augmenter, &image, &good, NULL, NULL), SD_OK);
-#define REFUSE(member, value)                                                                      \
-    do {                                                                                           \
-        sd_crop_choice choice = good;                                                              \
-        choice.member = value;                                                                     \
-        assert_int_equal(sd_crop_apply(augmenter, &image, &choice, NULL, out), SD_ERR_ARGUMENT);   \
+#define REFUSE(member, value)                                                                                          \
+    do {                                                                                                               \
+        sd_crop_choice choice = good;                                                                                  \
+        choice.member = value;                                                                                         \
+        assert_int_equal(sd_crop_apply(augmenter, &image, &choice, NULL, out), SD_ERR_ARGUMENT);                       \
     } while (0)
     REFUSE(top, -1);
     REFUSE(left, -1);
@@ -485,10 +502,12 @@ static void a_center_crop_is_a_part_of_the_whole(void **state) {
         assert_int_equal(sd_image_prepare(&image, 25, 0, NULL, NULL, whole, &width, &height), SD_OK);
         assert_true(height == 25 && width == 40);
         assert_int_equal(sd_image_prepare(&image, 25, crop, NULL, NULL, part, NULL, NULL), SD_OK);
-        size_t top = (size_t)nearbyint((25.0 - (double)crop) / 2.0), left = (size_t)nearbyint((40.0 - (double)crop) / 2.0);
+        size_t top = (size_t)nearbyint((25.0 - (double)crop) / 2.0),
+               left = (size_t)nearbyint((40.0 - (double)crop) / 2.0);
         for (size_t c = 0; c < 2; c++)
             for (size_t y = 0; y < crop; y++)
-                assert_memory_equal(part + (c * crop + y) * crop, whole + (c * 25 + top + y) * 40 + left, crop * sizeof(float));
+                assert_memory_equal(part + (c * crop + y) * crop, whole + (c * 25 + top + y) * 40 + left,
+                                    crop * sizeof(float));
         free(whole);
         free(part);
     }

@@ -1,4 +1,5 @@
-/* What is drawn for a crop: boxes distributed as torchvision's, the recipe's probabilities, and streams that depend on nothing else. */
+/* What is drawn for a crop: boxes distributed as torchvision's, the recipe's probabilities, and streams that depend on
+ * nothing else. */
 #include "golden.h"
 
 #include <simdino/image.h>
@@ -73,13 +74,14 @@ static void boxes_are_distributed_as_in_torchvision(void **state) {
             size_t n = 0, m = 0;
             for (size_t i = 0; i < DRAWS; i++) {
                 const int16_t *box = theirs + (c * DRAWS + i) * 4;
-                n += (size_t)feature(which, choice[i].top, choice[i].left, choice[i].height, choice[i].width, height, width,
-                                     &a[n]);
+                n += (size_t)feature(which, choice[i].top, choice[i].left, choice[i].height, choice[i].width, height,
+                                     width, &a[n]);
                 m += (size_t)feature(which, box[0], box[1], box[2], box[3], height, width, &b[m]);
             }
             assert_true((n == 0) == (m == 0));
             /* 0.032 is for 10,000 draws each; fewer (those with room to move) scatter more. */
-            double bound = n == 0 ? 1.0 : 0.032 * sqrt((double)DRAWS * ((double)n + (double)m) / (2.0 * (double)n * (double)m));
+            double bound =
+                n == 0 ? 1.0 : 0.032 * sqrt((double)DRAWS * ((double)n + (double)m) / (2.0 * (double)n * (double)m));
             double statistic = n == 0 ? 0.0 : kolmogorov_smirnov(a, n, b, m);
             if (statistic >= bound)
                 fail_msg("configuration %zu, feature %d: statistic %g (bound %g)", c, which, statistic, bound);
@@ -92,8 +94,8 @@ static void boxes_are_distributed_as_in_torchvision(void **state) {
             if (golden_number(tries, c * DRAWS + i) == 11.0)
                 fallback = theirs + (c * DRAWS + i) * 4;
         for (size_t i = 0; i < DRAWS && fallback != NULL; i++)
-            central += choice[i].top == fallback[0] && choice[i].left == fallback[1] && choice[i].height == fallback[2] &&
-                       choice[i].width == fallback[3];
+            central += choice[i].top == fallback[0] && choice[i].left == fallback[1] &&
+                       choice[i].height == fallback[2] && choice[i].width == fallback[3];
         if (fallback != NULL && expected > 0.01) {
             double bound = 5.0 * sqrt(expected * (1.0 - expected) / 5000.0);
             if (fabs(central / DRAWS - expected) > bound)
@@ -108,7 +110,8 @@ static void boxes_are_distributed_as_in_torchvision(void **state) {
 
 static void boxes_lie_in_the_image(void **state) {
     (void)state;
-    static const size_t sizes[][2] = {{1, 1}, {1, 2}, {2, 1}, {1, 100}, {100, 1}, {3, 2}, {7, 5}, {2000000000, 1}, {40000, 50000}};
+    static const size_t sizes[][2] = {{1, 1}, {1, 2}, {2, 1},          {1, 100},      {100, 1},
+                                      {3, 2}, {7, 5}, {2000000000, 1}, {40000, 50000}};
     sd_augment_config config = defaults();
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
         for (int scale = 0; scale < 3; scale++) {
@@ -174,7 +177,8 @@ static void probabilities_are_those_of_the_recipe(void **state) {
         for (size_t k = 0; k < 5; k++) {
             expect_rate(hits[k], DRAWS, rates[k], names[k], view);
             double p = rates[k], official = measured[5 * view + (int)k];
-            assert_true(fabs(official - p) <= 5.0 * sqrt(p * (1.0 - p) / (double)theirs)); /* so the recipe is the official one */
+            assert_true(fabs(official - p) <=
+                        5.0 * sqrt(p * (1.0 - p) / (double)theirs)); /* so the recipe is the official one */
         }
         for (size_t k = 0; k < 4; k++)
             expect_rate(first[k], jitter, 0.25, "first operation", view);
@@ -253,11 +257,11 @@ static void expect_refusal(sd_augment_config config, const char *culprit) {
     assert_null(augmenter);
 }
 
-#define REFUSE(member, value)                  \
-    do {                                       \
-        sd_augment_config config = defaults(); \
-        config.member = value;                 \
-        expect_refusal(config, culprit);       \
+#define REFUSE(member, value)                                                                                          \
+    do {                                                                                                               \
+        sd_augment_config config = defaults();                                                                         \
+        config.member = value;                                                                                         \
+        expect_refusal(config, culprit);                                                                               \
     } while (0)
 
 static void impossible_settings_are_refused(void **state) {

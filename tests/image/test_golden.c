@@ -1,6 +1,6 @@
+/* Pixel operations against what Pillow and torchvision gave, for each instruction set that this CPU has. */
 #define _POSIX_C_SOURCE 200809L /* setenv */
 
-/* Pixel operations against what Pillow and torchvision gave, byte for byte, for each instruction set that this CPU has. */
 #include "golden.h"
 
 #include "image/image.h"
@@ -91,8 +91,8 @@ static void resize_equals_pillow(void **state) {
     golden_close(archive);
 }
 
-/* The tensor path of torchvision does not clip between the passes, so its float results can be compared where nothing is clipped: where
- * weights are not negative. Float pixels here come from levels/255, as they do there. */
+/* The tensor path of torchvision does not clip between the passes, so its float results can be compared where nothing
+ * is clipped: where weights are not negative. Float pixels here come from levels/255, as they do there. */
 static void float_resize_equals_torchvision(void **state) {
     (void)state;
     golden *archive = golden_open("image/resize.npz");
@@ -111,12 +111,11 @@ static void float_resize_equals_torchvision(void **state) {
         sd_image image = view_of(source);
         image.pixels = pixels;
         image.pixel_type = SD_PIXEL_F32;
-        assert_int_equal(sd_image_resize(&image, (size_t)golden_number(cases, 7 * i + 1),
-                                         (size_t)golden_number(cases, 7 * i + 2),
-                                         (size_t)golden_number(cases, 7 * i + 3),
-                                         (size_t)golden_number(cases, 7 * i + 4), SD_FILTER_BILINEAR,
-                                         expected->shape[1], expected->shape[0], out),
-                         SD_OK);
+        assert_int_equal(
+            sd_image_resize(&image, (size_t)golden_number(cases, 7 * i + 1), (size_t)golden_number(cases, 7 * i + 2),
+                            (size_t)golden_number(cases, 7 * i + 3), (size_t)golden_number(cases, 7 * i + 4),
+                            SD_FILTER_BILINEAR, expected->shape[1], expected->shape[0], out),
+            SD_OK);
         golden_compare_f32(archive, name, out, expected->count, 1e-6);
         compared++;
         free(pixels);
@@ -227,16 +226,15 @@ static void jitter_equals_torchvision(void **state) {
     size_t height = images->shape[1], width = images->shape[2], size = height * width * 3;
     static const adjustment operations[] = {sd_adjust_brightness, sd_adjust_contrast, sd_adjust_saturation,
                                             sd_adjust_hue};
-    FOR_EACH_LEVEL for (size_t j = 0; j < orders->shape[0]; j++)
-        for (size_t i = 0; i < images->shape[0]; i++) {
-            sd_planes planes = planes_from((const uint8_t *)images->data + i * size, width, height);
-            for (size_t k = 0; k < 4; k++) {
-                int operation = (int)golden_number(orders, 4 * j + k);
-                if (operation >= 0)
-                    operations[operation](&planes, factors[4 * j + (size_t)operation]);
-            }
-            expect_planes(&planes, expected + (j * images->shape[0] + i) * size, "jitter_out", j);
+    FOR_EACH_LEVEL for (size_t j = 0; j < orders->shape[0]; j++) for (size_t i = 0; i < images->shape[0]; i++) {
+        sd_planes planes = planes_from((const uint8_t *)images->data + i * size, width, height);
+        for (size_t k = 0; k < 4; k++) {
+            int operation = (int)golden_number(orders, 4 * j + k);
+            if (operation >= 0)
+                operations[operation](&planes, factors[4 * j + (size_t)operation]);
         }
+        expect_planes(&planes, expected + (j * images->shape[0] + i) * size, "jitter_out", j);
+    }
     golden_close(archive);
 }
 
@@ -250,8 +248,14 @@ static void flip_equals_torchvision(void **state) {
         sd_image image = {(const uint8_t *)images->data + i * size, width, height, 0, 3, SD_PIXEL_U8};
         sd_planes planes = planes_from(image.pixels, width, height);
         sd_resizer resizer = {0};
-        sd_resize_job job = {.height = height, .width = width, .out_width = width, .out_height = height,
-                             .columns = width, .rows = height, .flip = true, .filter = SD_FILTER_BICUBIC};
+        sd_resize_job job = {.height = height,
+                             .width = width,
+                             .out_width = width,
+                             .out_height = height,
+                             .columns = width,
+                             .rows = height,
+                             .flip = true,
+                             .filter = SD_FILTER_BICUBIC};
         assert_int_equal(sd_resize_planes(NULL, &resizer, planes.kernels, &image, &job, planes.data), SD_OK);
         sd_resizer_release(NULL, &resizer);
         expect_planes(&planes, expected + i * size, "hflip_out", i);
@@ -307,7 +311,8 @@ static void box_blur_equals_pillow(void **state) {
 }
 
 /* At most one level in a thousandth of the values: float sums in another order. */
-static void expect_nearly(const uint8_t *actual, const uint8_t *expected, size_t count, const char *what, size_t which) {
+static void expect_nearly(const uint8_t *actual, const uint8_t *expected, size_t count, const char *what,
+                          size_t which) {
     int most;
     size_t number = differing(actual, expected, count, &most);
     if (most > 1 || number * 1000 > count)
@@ -341,8 +346,12 @@ static void gaussian_blur_equals_torchvision(void **state) {
             free(out);
         }
         /* The same on 0..1 floats. */
-        sd_planes planes = {sd_pixel_kernels_get(SD_PIXEL_F32), take((size + SD_PIXEL_SLACK) * sizeof(float)), width, height,
-                            3, SD_PIXEL_F32};
+        sd_planes planes = {sd_pixel_kernels_get(SD_PIXEL_F32),
+                            take((size + SD_PIXEL_SLACK) * sizeof(float)),
+                            width,
+                            height,
+                            3,
+                            SD_PIXEL_F32};
         float *values = planes.data, *out = take(size * sizeof(float));
         for (size_t c = 0; c < 3; c++)
             for (size_t k = 0; k < width * height; k++)
@@ -368,13 +377,20 @@ static void normalize_equals_torchvision(void **state) {
     static const struct {
         const char *in, *out;
         int kind; /* 0: not normalised, 1: mean and std, 2: one half */
-    } cases[] = {{"img", "to_tensor", 0}, {"img", "out", 1}, {"every_value", "every_value_out", 1}, {"gray", "gray_out", 2}};
+    } cases[] = {
+        {"img", "to_tensor", 0}, {"img", "out", 1}, {"every_value", "every_value_out", 1}, {"gray", "gray_out", 2}};
     FOR_EACH_LEVEL for (size_t i = 0; i < 4; i++) {
         sd_image image = view_of(golden_get(archive, "%s", cases[i].in));
         const golden_array *expected = golden_get(archive, "%s", cases[i].out);
         float *tensor = take(expected->count * sizeof(float));
-        assert_int_equal(sd_image_prepare(&image, 0, 0, cases[i].kind == 0 ? NULL : cases[i].kind == 1 ? mean : half,
-                                          cases[i].kind == 0 ? NULL : cases[i].kind == 1 ? std : half, tensor, NULL, NULL),
+        assert_int_equal(sd_image_prepare(&image, 0, 0,
+                                          cases[i].kind == 0   ? NULL
+                                          : cases[i].kind == 1 ? mean
+                                                               : half,
+                                          cases[i].kind == 0   ? NULL
+                                          : cases[i].kind == 1 ? std
+                                                               : half,
+                                          tensor, NULL, NULL),
                          SD_OK);
         golden_compare_f32(archive, cases[i].out, tensor, expected->count, 1e-6);
         free(tensor);
@@ -387,14 +403,15 @@ static void normalize_equals_torchvision(void **state) {
 static void pipeline(const golden *archive, const char *version, sd_blur_kind blur_kind) {
     sd_augment_config config;
     sd_augment_config_init(&config);
-    config.blur_kind = blur_kind;
+    config.blur_kind = (int32_t)blur_kind;
     sd_augmenter *augmenter;
     assert_int_equal(sd_augmenter_create(NULL, &config, &augmenter), SD_OK);
     const golden_array *size = golden_get(archive, "%s_size", version), *box = golden_get(archive, "%s_box", version);
     const golden_array *order = golden_get(archive, "%s_jitter_order", version);
     const double *factors = golden_f64(archive, "%s_jitter_factors", version);
     for (size_t i = 0; i < size->count; i++) {
-        sd_image image = view_of(golden_get(archive, "img%d", (int)golden_number(golden_get(archive, "%s_img", version), i)));
+        sd_image image =
+            view_of(golden_get(archive, "img%d", (int)golden_number(golden_get(archive, "%s_img", version), i)));
         sd_crop_choice choice = {
             .top = (int32_t)golden_number(box, 4 * i),
             .left = (int32_t)golden_number(box, 4 * i + 1),

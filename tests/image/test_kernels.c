@@ -1,4 +1,5 @@
-/* The kernels against plain references written from the definition, over all colours and over odd sizes, for each instruction set. */
+/* The kernels against plain references written from the definition, over all colours and over odd sizes, for each
+ * instruction set. */
 #define _XOPEN_SOURCE 700 /* setenv */
 
 #include "golden.h"
@@ -83,7 +84,8 @@ static void references_equal_pillow(void **state) {
     golden_close(archive);
 }
 
-/* Every colour without a shift, which meets every H and S that a colour can have; then each shift on a lattice of colours. */
+/* Every colour without a shift, which meets every H and S that a colour can have; then each shift on a lattice of
+ * colours. */
 static void hue_is_exact_for_every_color(void **state) {
     (void)state;
     enum { BLOCK = 65536 };
@@ -186,21 +188,22 @@ static uint8_t sample(const uint8_t *in, size_t stride, size_t n, size_t m, size
     return (uint8_t)(total < 0 ? 0 : total > 255 ? 255 : total);
 }
 
-static void reference_resize(const uint8_t *in, size_t row_bytes, size_t channels, size_t height, size_t width, size_t out_height,
-                             size_t out_width, uint8_t *out) {
+static void reference_resize(const uint8_t *in, size_t row_bytes, size_t channels, size_t height, size_t width,
+                             size_t out_height, size_t out_width, uint8_t *out) {
     uint8_t *middle = take(height * out_width * channels);
     for (size_t y = 0; y < height; y++)
         for (size_t x = 0; x < out_width; x++)
             for (size_t c = 0; c < channels; c++)
-                middle[(y * out_width + x) * channels + c] = sample(in + y * row_bytes + c, channels, width, out_width, x);
+                middle[(y * out_width + x) * channels + c] =
+                    sample(in + y * row_bytes + c, channels, width, out_width, x);
     for (size_t y = 0; y < out_height; y++)
         for (size_t k = 0; k < out_width * channels; k++)
             out[y * out_width * channels + k] = sample(middle + k, out_width * channels, height, out_height, y);
     free(middle);
 }
 
-/* Sizes around the tiles of the kernels, strides, every number of channels, 1 x 1. The pixel buffer ends with the last pixel, so that an address
- * sanitizer sees what reads too far. */
+/* Sizes around the tiles of the kernels, strides, every number of channels, 1 x 1. The pixel buffer ends with the last
+ * pixel, so that an address sanitizer sees what reads too far. */
 static void resize_is_exact_for_odd_sizes(void **state) {
     (void)state;
     uint32_t seed = 11;
@@ -217,18 +220,20 @@ static void resize_is_exact_for_odd_sizes(void **state) {
                 side[k] = 1;
         size_t height = side[0] + box[0] + box[2], width = side[1] + box[1] + box[3];
         size_t stride = width * channels + next_random(&seed) % 9, bytes = stride * (height - 1) + width * channels;
-        uint8_t *pixels = take(bytes), *out = take(side[2] * side[3] * channels), *expected = take(side[2] * side[3] * channels);
+        uint8_t *pixels = take(bytes), *out = take(side[2] * side[3] * channels),
+                *expected = take(side[2] * side[3] * channels);
         for (size_t i = 0; i < bytes; i++)
             pixels[i] = (uint8_t)(next_random(&seed) % 3 * 127 + next_random(&seed) % 2);
         sd_image image = {pixels, width, height, stride, (int32_t)channels, SD_PIXEL_U8};
-        reference_resize(pixels + box[0] * stride + box[1] * channels, stride, channels, side[0], side[1], side[2], side[3],
-                         expected);
+        reference_resize(pixels + box[0] * stride + box[1] * channels, stride, channels, side[0], side[1], side[2],
+                         side[3], expected);
         FOR_EACH_LEVEL {
-            assert_int_equal(sd_image_resize(&image, box[0], box[1], side[0], side[1], SD_FILTER_BICUBIC, side[3], side[2], out),
-                             SD_OK);
+            assert_int_equal(
+                sd_image_resize(&image, box[0], box[1], side[0], side[1], SD_FILTER_BICUBIC, side[3], side[2], out),
+                SD_OK);
             if (memcmp(out, expected, side[2] * side[3] * channels) != 0)
-                fail_msg("%s: %zu x %zu of %zu channels to %zu x %zu differs", levels[level], side[0], side[1], channels, side[2],
-                         side[3]);
+                fail_msg("%s: %zu x %zu of %zu channels to %zu x %zu differs", levels[level], side[0], side[1],
+                         channels, side[2], side[3]);
         }
         free(pixels);
         free(out);
@@ -288,7 +293,8 @@ static void box_blur_is_exact_for_every_radius(void **state) {
 
             /* The float form stays within the roundings of six passes, half a level each. */
             work = take(room * sizeof(float));
-            sd_planes floats = {sd_pixel_kernels_get(SD_PIXEL_F32), take(n * sizeof(float)), width, height, 1, SD_PIXEL_F32};
+            sd_planes floats = {
+                sd_pixel_kernels_get(SD_PIXEL_F32), take(n * sizeof(float)), width, height, 1, SD_PIXEL_F32};
             for (size_t i = 0; i < n; i++)
                 ((float *)floats.data)[i] = (float)in[i] / 255.0f;
             sd_blur(&floats, SD_BLUR_PIL, radius, work);
