@@ -7,6 +7,7 @@
 struct sd_augmenter {
     sd_context *context;
     sd_augment_config config;
+    const sd_pixel_kernels *kernels[2]; /* by pixel type */
     sd_resizer resizer;
     sd_scratch planes, blur;
     /* The largest image that there is room for, by pixel type. */
@@ -28,6 +29,8 @@ SD_API sd_status sd_augmenter_create(sd_context *context, const sd_augment_confi
         return SD_ERR_MEMORY;
     augmenter->context = context;
     augmenter->config = full;
+    augmenter->kernels[0] = sd_pixel_kernels_get(SD_PIXEL_U8);
+    augmenter->kernels[1] = sd_pixel_kernels_get(SD_PIXEL_F32);
     *out = augmenter;
 cleanup:
     return status;
@@ -124,7 +127,7 @@ static sd_status apply(sd_augmenter *augmenter, const sd_image *image, const sd_
     sd_status status = SD_OK;
     const sd_augment_config *config = &augmenter->config;
     size_t side = (size_t)choice->size, values, room;
-    sd_planes planes = {.kernels = sd_pixel_kernels_get(image->pixel_type),
+    sd_planes planes = {.kernels = augmenter->kernels[image->pixel_type == SD_PIXEL_U8 ? 0 : 1],
                         .width = side,
                         .height = side,
                         .channels = (size_t)image->channels,
