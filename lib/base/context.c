@@ -59,6 +59,8 @@ SD_API sd_status sd_context_create(const sd_context_config *source, sd_context *
                "context with SD_BLAS_THREADS_ONE or set the BLAS to one thread",
                sd_blas_thread_count(), context->threads);
     }
+    if (sd_blas_advice()[0] != '\0')
+        sd_log(context, SD_LOG_WARNING, "%s", sd_blas_advice());
     *out = context;
     return SD_OK;
 cleanup:

@@ -106,7 +106,8 @@ void work(host &owner) {
     sd_backward_inputs_init(&inputs);
     inputs.features = slope.data();
 
-    double before = 0.0;
+    const double step = 1e-5; // length of the step down the gradient, in the space of all parameters
+    double before = 0.0, expected = 0.0;
     for (int pass = 0; pass < 2; pass++) {
         require(sd_model_forward(model.get(), activations.get(), &group, 1, nullptr, &outputs), "forward");
         if (pass == 0)
@@ -116,18 +117,21 @@ void work(host &owner) {
                 "loss");
         require(std::isfinite(result.loss), "the loss is finite");
         if (pass == 1) {
-            require(result.loss < before, "a small step down the gradient lowers the loss");
+            require(std::fabs(before - result.loss - expected) < 0.1 * expected,
+                    "a small step down the gradient lowers the loss by its length times that of the gradient");
             break;
         }
         before = result.loss;
         require(sd_model_backward(model.get(), activations.get(), &inputs, gradient.data(), 0, nullptr), "backward");
-        double norm = 0.0;
+        double square = 0.0;
         for (float value : gradient)
-            norm += static_cast<double>(value) * value;
+            square += static_cast<double>(value) * value;
+        const double norm = std::sqrt(square);
         require(norm > 0.0 && std::isfinite(norm), "the gradient is finite and not zero");
+        expected = step * norm;
         float *parameters = sd_model_parameters(model.get());
         for (size_t i = 0; i < gradient.size(); i++)
-            parameters[i] -= static_cast<float>(1e-3 / std::sqrt(norm)) * gradient[i];
+            parameters[i] -= static_cast<float>(step / norm) * gradient[i];
     }
 }
 
