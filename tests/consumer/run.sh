@@ -31,22 +31,22 @@ module=$(find "$folder/root" -name simdino.pc)
 sed "s|^prefix=.*|prefix=$installed|" "$module" >moved.pc && mv moved.pc "$module"
 library=$(PKG_CONFIG_PATH=$(dirname "$module") pkg-config --variable=libdir simdino)
 
-# NAME COMPILER SOURCE PKG_CONFIG_PATH LIBRARY_PATH [pkg-config argument]
+# NAME COMPILER SOURCE PKG_CONFIG_PATH LIBRARY_PATH FLAGS
 consume() {
     # shellcheck disable=SC2046,SC2086 # words are wanted
     {
         $2 -Wall -Wextra -pedantic -Werror -o program "$3" \
-            $(PKG_CONFIG_PATH=$4${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH} pkg-config --cflags --libs ${6:-} simdino) $7 \
+            $(PKG_CONFIG_PATH=$4${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH} pkg-config --cflags --libs simdino) $6 \
             && LD_LIBRARY_PATH=$5${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} ./program
     } >program.log 2>&1
     report "$1" $? program.log
     rm -f program
 }
 
-consume "C99, installed" "$cc -std=c99" consumer.c "$(dirname "$module")" "$library" "" "-lm"
-consume "C99, build tree" "$cc -std=c99" consumer.c "$build/meson-uninstalled" "$build/lib" "" "-lm"
+consume "C99, installed" "$cc -std=c99" consumer.c "$(dirname "$module")" "$library" "-lm"
+consume "C99, build tree" "$cc -std=c99" consumer.c "$build/meson-uninstalled" "$build/lib" "-lm"
 if [ -n "$cxx" ]; then
-    consume "C++11, installed" "$cxx -std=c++11" consumer.cpp "$(dirname "$module")" "$library" "" "-pthread"
+    consume "C++11, installed" "$cxx -std=c++11" consumer.cpp "$(dirname "$module")" "$library" "-pthread"
 else
     number=$((number + 1))
     echo "ok $number - C++11, installed # SKIP no C++ compiler"
@@ -66,11 +66,15 @@ fi
     echo '}'
     echo 'int main(void) { return 0; }'
 } >readme.c
-consume "C99, the example in README.md" "$cc -std=c99 -Wno-missing-field-initializers" readme.c "$(dirname "$module")" "$library" "" ""
+consume "C99, the example in README.md" "$cc -std=c99 -Wno-missing-field-initializers" readme.c "$(dirname "$module")" "$library" ""
 
-# Without the shared library, -lsimdino means the static one.
+# Without the shared library, -lsimdino means the static one, which needs what the .pc file lists as private. (pkg-config --static
+# would go one step further and ask for what a static OpenBLAS needs: libgfortran.)
 rm -f "$library"/libsimdino.so* "$library"/libsimdino*.dylib
-consume "C99, static" "$cc -std=c99" consumer.c "$(dirname "$module")" "" --static "-lm"
+private=$(sed -n 's/^Libs.private: //p' "$module")
+required=$(PKG_CONFIG_PATH=$(dirname "$module") pkg-config --print-requires-private simdino)
+# shellcheck disable=SC2086
+consume "C99, static" "$cc -std=c99" consumer.c "$(dirname "$module")" "" "$(pkg-config --libs $required) $private -lm"
 
 echo "1..$number"
 exit $failed
