@@ -9,6 +9,7 @@
  * Too large a bound means double; too large in double (rank-deficient rows at a tiny eps_sq), the QR form. */
 #include "loss/rate.h"
 
+#include "math/dense.h"
 #include "math/math.h"
 
 #include <float.h>
@@ -28,39 +29,41 @@
 
 /* ---- working space ------------------------------------------------------------------------- */
 
+#define PAD ((size_t)8) /* doubles of SD_ALIGNMENT bytes */
+
+static size_t padded(size_t count) { return (count + PAD - 1) / PAD * PAD; }
+
 sd_status sd_rate_space_create(sd_context *context, sd_context *threads, size_t k_max, sd_rate_space *space) {
-    sd_status status = SD_OK;
-    size_t square, partial, chunk;
+    size_t square, partials, chunks, probes, scratch, total;
 
     *space = (sd_rate_space){.context = context, .threads = threads, .k_max = k_max};
     space->workers = threads ? sd_threads(threads) : 1;
     space->partials = space->workers > 1 ? SD_RATE_PARTIALS : 1;
-    SD_EXPECT(k_max <= SD_BLAS_MAX && sd_size_mul(k_max, k_max, &square) &&
-                  sd_size_mul(square, space->partials, &partial) &&
-                  sd_size_mul(k_max, 2 * SD_RATE_CHUNK, &chunk) && sd_size_mul(chunk, space->workers, &chunk),
-              SD_ERR_MEMORY, "a coding rate of short side %zu does not fit into memory", k_max);
-    space->matrix = SD_NEW_ARRAY(context, double, square);
-    space->partial = SD_NEW_ARRAY(context, double, partial);
-    space->inverse = SD_NEW_ARRAY(context, float, square);
-    space->chunks = SD_NEW_ARRAY(context, double, chunk);
-    space->probe = SD_NEW_ARRAY(context, float, 2 * SD_PROBES * k_max);
-    if (!space->matrix || !space->partial || !space->inverse || !space->chunks || !space->probe)
-        status = SD_ERR_MEMORY;
-cleanup:
-    if (status != SD_OK)
-        sd_rate_space_destroy(space);
-    return status;
+    space->dense = sd_dense_get();
+    space->scratch_bytes = sd_dense_scratch(SIZE_MAX, k_max);
+    /* In doubles. One block, so that malloc keeps it for the next call instead of handing its pages back. */
+    SD_REQUIRE(k_max <= SD_BLAS_MAX && sd_size_mul(k_max, k_max, &square) &&
+                   sd_size_mul(square, space->partials, &partials) &&
+                   sd_size_mul(k_max, 2 * SD_RATE_CHUNK, &chunks) && sd_size_mul(chunks, space->workers, &chunks) &&
+                   sd_size_mul(k_max, SD_PROBES, &probes) &&
+                   sd_size_mul(space->scratch_bytes / sizeof(double), space->workers, &scratch) &&
+                   sd_size_add(square, partials, &total) && sd_size_add(total, chunks, &total) &&
+                   sd_size_add(total, scratch, &total) && sd_size_add(total, probes + 3 * PAD, &total),
+               SD_ERR_MEMORY, "a coding rate of short side %zu does not fit into memory", k_max);
+    space->matrix = SD_NEW_ARRAY(context, double, total);
+    if (!space->matrix)
+        return SD_ERR_MEMORY;
+    space->scratch = (char *)(space->matrix + padded(square));
+    space->partial = space->matrix + padded(square) + scratch;
+    space->inverse = (float *)(void *)space->partial;
+    space->chunks = space->partial + padded(partials);
+    space->probe = (float *)(void *)(space->chunks + chunks);
+    return SD_OK;
 }
 
 void sd_rate_space_destroy(sd_rate_space *space) {
-    sd_context *context = space->context;
-
-    sd_release(context, space->matrix);
-    sd_release(context, space->partial);
-    sd_release(context, space->inverse);
-    sd_release(context, space->chunks);
-    sd_release(context, space->probe);
-    *space = (sd_rate_space){.context = context};
+    sd_release(space->context, space->matrix);
+    *space = (sd_rate_space){.context = space->context};
 }
 
 /* ---- one evaluation ------------------------------------------------------------------------ */
@@ -100,30 +103,55 @@ static void load_chunk(const evaluation *e, size_t first, size_t count, double *
             out[i * columns + j] = (double)from[i * z->ld + j];
 }
 
-/* Lower triangle of the Gram of one slice. */
+static void *scratch_of(const evaluation *e, size_t thread) {
+    return e->space->scratch + thread * e->space->scratch_bytes;
+}
+
+/* Upper triangle of the Gram of one slice. */
 static void gram_task(void *work, size_t index, size_t thread) {
     const evaluation *e = work;
     const sd_rows *z = e->z;
-    size_t k = e->k, slice = e->first_slice + index;
+    size_t k = e->k, slice = e->first_slice + index, room = e->space->scratch_bytes;
     size_t first = slice * e->slice, count = slice_count(e, slice);
     size_t offset = e->tall ? first * z->ld : first;
     double *out = e->space->partial + index * k * k;
+    void *scratch = scratch_of(e, thread);
 
     if (e->float_gram) {
-        sd_ssyrk_lower(e->tall, k, count, 1.0f, z->f32 + offset, z->ld, 0.0f, (float *)(void *)out, k);
+        const float *from = z->f32 + offset;
+        e->space->dense->sgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, count, 1.0f, from, z->ld, from, z->ld, 0.0f,
+                       (float *)(void *)out, k, scratch, room);
     } else if (z->f64) {
-        sd_dsyrk_lower(e->tall, k, count, 1.0, z->f64 + offset, z->ld, 0.0, out, k);
+        const double *from = z->f64 + offset;
+        e->space->dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, count, 1.0, from, z->ld, from, z->ld, 0.0, out, k, scratch,
+                       room);
     } else {
         double *chunk = e->space->chunks + thread * 2 * k * SD_RATE_CHUNK;
         for (size_t done = 0; done < count; done += SD_RATE_CHUNK) {
-            size_t part = sd_size_min(SD_RATE_CHUNK, count - done);
+            size_t part = sd_size_min(SD_RATE_CHUNK, count - done), ld = e->tall ? k : part;
             load_chunk(e, first + done, part, chunk);
-            sd_dsyrk_lower(e->tall, k, part, 1.0, chunk, e->tall ? k : part, done ? 1.0 : 0.0, out, k);
+            e->space->dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, part, 1.0, chunk, ld, chunk, ld, done ? 1.0 : 0.0, out, k,
+                           scratch, room);
         }
     }
 }
 
-/* G into the lower triangle of space->matrix, with its trace and norm. */
+/* Of unit * x; lanes, so that it can be vectorised without reordering. */
+static double sum_of_squares(const double *x, size_t n, double unit) {
+    double lane[8] = {0}, sum = 0.0;
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        for (size_t l = 0; l < 8; l++)
+            lane[l] += (x[i + l] * unit) * (x[i + l] * unit);
+    for (; i < n; i++)
+        sum += (x[i] * unit) * (x[i] * unit);
+    for (size_t l = 0; l < 8; l++)
+        sum += lane[l];
+    return sum;
+}
+
+/* G into the upper triangle of space->matrix, with its trace and norm. */
 static void compute_gram(evaluation *e) {
     sd_rate_space *space = e->space;
     size_t k = e->k;
@@ -143,30 +171,27 @@ static void compute_gram(evaluation *e) {
             for (size_t i = 0; i < k; i++) {
                 double *row = m + i * k;
                 if (!add)
-                    memset(row, 0, (i + 1) * sizeof(double));
+                    memset(row + i, 0, (k - i) * sizeof(double));
                 if (e->float_gram)
-                    for (size_t j = 0; j <= i; j++)
+                    for (size_t j = i; j < k; j++)
                         row[j] += (double)from_float[i * k + j];
                 else
-                    for (size_t j = 0; j <= i; j++)
+                    for (size_t j = i; j < k; j++)
                         row[j] += from[i * k + j];
             }
         }
     }
-    double trace = 0.0, below = 0.0, diagonal = 0.0;
+    double trace = 0.0, above = 0.0, diagonal = 0.0;
     for (size_t i = 0; i < k; i++)
         trace += m[i * k + i];
     double unit = trace > 0.0 ? 1.0 / trace : 0.0; /* no entry exceeds the trace: squares cannot overflow */
     for (size_t i = 0; i < k; i++) {
         const double *row = m + i * k;
-        double sum = 0.0;
-        for (size_t j = 0; j < i; j++)
-            sum += (row[j] * unit) * (row[j] * unit);
-        below += sum;
+        above += sum_of_squares(row + i + 1, k - i - 1, unit);
         diagonal += (row[i] * unit) * (row[i] * unit);
     }
     e->trace = trace;
-    e->frobenius = trace * sqrt(2.0 * below + diagonal);
+    e->frobenius = trace * sqrt(2.0 * above + diagonal);
 }
 
 /* 1/2 (tr A - tr A^2/2 + tr A^3/3), A = alpha G of small trace; uses space->partial. */
@@ -178,7 +203,7 @@ static double series(evaluation *e) {
 
     if (a > 1e-6) { /* tr A^3 = sum of A_ij (A^2)_ij, row by row with A full */
         for (size_t i = 0; i < k; i++)
-            for (size_t j = 0; j <= i; j++)
+            for (size_t j = i; j < k; j++)
                 full[i * k + j] = full[j * k + i] = e->alpha * g[i * k + j];
         for (size_t i = 0; i < k; i++) {
             double *row = e->space->chunks;
@@ -193,34 +218,27 @@ static double series(evaluation *e) {
     return 0.5 * (a - 0.5 * f * f + cube / 3.0);
 }
 
-/* space->matrix holds the inverse (lower): fills its upper triangle, space->inverse, trace and norm. */
+/* space->matrix holds the inverse (upper): fills its lower triangle, space->inverse, trace and norm. */
 static void spread_inverse(evaluation *e) {
-    size_t k = e->k, block = 32;
-    double *m = e->space->matrix, trace = 0.0, below = 0.0, diagonal = 0.0;
+    size_t k = e->k, block = 16;
+    double *m = e->space->matrix, trace = 0.0, above = 0.0, diagonal = 0.0;
     float *f = e->space->inverse;
 
-    for (size_t i0 = 0; i0 < k; i0 += block) {
-        for (size_t j0 = 0; j0 <= i0; j0 += block) {
-            for (size_t i = i0; i < sd_size_min(i0 + block, k); i++) {
-                double sum = 0.0;
-                for (size_t j = j0; j < sd_size_min(j0 + block, i); j++) {
-                    double value = m[i * k + j];
-                    sum += value * value;
-                    m[j * k + i] = value;
-                    f[j * k + i] = f[i * k + j] = (float)value;
-                }
-                below += sum;
-            }
-        }
-    }
     for (size_t i = 0; i < k; i++) {
-        double value = m[i * k + i];
-        f[i * k + i] = (float)value;
-        trace += value;
-        diagonal += value * value;
+        const double *row = m + i * k;
+        above += sum_of_squares(row + i + 1, k - i - 1, 1.0);
+        trace += row[i];
+        diagonal += row[i] * row[i];
     }
+    for (size_t i0 = 0; i0 < k; i0 += block)
+        for (size_t j0 = i0; j0 < k; j0 += block)
+            for (size_t j = j0; j < sd_size_min(j0 + block, k); j++)
+                for (size_t i = i0; i < sd_size_min(i0 + block, j); i++)
+                    m[j * k + i] = m[i * k + j];
+    for (size_t i = 0; i < k * k; i++)
+        f[i] = (float)m[i];
     e->inverse_trace = trace;
-    e->inverse_frobenius = sqrt(2.0 * below + diagonal);
+    e->inverse_frobenius = sqrt(2.0 * above + diagonal);
 }
 
 /* An estimate of |M^-1|_2 from below, good to some ten percent: power iteration on a few vectors at once. */
@@ -237,7 +255,8 @@ static double inverse_norm(evaluation *e) {
     for (int round = 0; round < 5; round++) {
         double before[SD_PROBES] = {0}, after[SD_PROBES] = {0};
 
-        sd_sgemm(false, false, k, SD_PROBES, k, 1.0f, e->space->inverse, k, v, SD_PROBES, 0.0f, w, SD_PROBES);
+        e->space->dense->sgemm(false, false, SD_DENSE_ALL, k, SD_PROBES, k, 1.0f, e->space->inverse, k, v, SD_PROBES, 0.0f, w,
+                       SD_PROBES, e->space->scratch, e->space->scratch_bytes);
         for (size_t i = 0; i < k; i++) {
             for (size_t p = 0; p < SD_PROBES; p++) {
                 before[p] += (double)v[i * SD_PROBES + p] * (double)v[i * SD_PROBES + p];
@@ -269,8 +288,8 @@ static void store(evaluation *e, double value, size_t at) {
 }
 
 /* Gradient of one chunk of the long side, float rows in double arithmetic. */
-static void product_double(evaluation *e, size_t first, size_t count, double *in) {
-    size_t k = e->k, ld = e->grad->ld;
+static void product_double(evaluation *e, size_t first, size_t count, double *in, void *scratch) {
+    size_t k = e->k, ld = e->grad->ld, room = e->space->scratch_bytes;
     double *out = in + k * SD_RATE_CHUNK;
     const double *m = e->space->matrix;
     size_t rows = e->tall ? count : k, columns = e->tall ? k : count;
@@ -278,23 +297,23 @@ static void product_double(evaluation *e, size_t first, size_t count, double *in
 
     load_chunk(e, first, count, in);
     if (e->tall)
-        sd_dgemm(false, false, count, k, k, e->factor, in, k, m, k, 0.0, out, k);
+        e->space->dense->dgemm(false, false, SD_DENSE_ALL, count, k, k, e->factor, in, k, m, k, 0.0, out, k, scratch, room);
     else
-        sd_dgemm(false, false, k, count, k, e->factor, m, k, in, count, 0.0, out, count);
+        e->space->dense->dgemm(false, false, SD_DENSE_ALL, k, count, k, e->factor, m, k, in, count, 0.0, out, count, scratch, room);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j++)
             store(e, out[i * columns + j], offset + i * ld + j);
 }
 
 /* The same from T = R^-1 of the QR form: M^-1 = T T'. */
-static void product_qr(evaluation *e, size_t first, size_t count, double *in) {
-    size_t k = e->k, ld = e->grad->ld;
+static void product_qr(evaluation *e, size_t first, size_t count, double *in, void *scratch) {
+    size_t k = e->k, ld = e->grad->ld, room = e->space->scratch_bytes;
     double *middle = in + k * SD_RATE_CHUNK;
     const double *t = e->space->matrix;
 
     sd_rows_long(e->z, first, count, 1.0, in);
-    sd_dgemm(false, false, count, k, k, 1.0, in, k, t, k, 0.0, middle, k);
-    sd_dgemm(false, true, count, k, k, e->factor, middle, k, t, k, 0.0, in, k);
+    e->space->dense->dgemm(false, false, SD_DENSE_ALL, count, k, k, 1.0, in, k, t, k, 0.0, middle, k, scratch, room);
+    e->space->dense->dgemm(false, true, SD_DENSE_ALL, count, k, k, e->factor, middle, k, t, k, 0.0, in, k, scratch, room);
     for (size_t i = 0; i < count; i++)
         for (size_t j = 0; j < k; j++)
             store(e, in[i * k + j], e->tall ? (first + i) * ld + j : j * ld + first + i);
@@ -304,29 +323,31 @@ static void gradient_task(void *work, size_t index, size_t thread) {
     evaluation *e = work;
     const sd_rows *z = e->z;
     const sd_rows_out *out = e->grad;
-    size_t k = e->k, first = index * e->slice, count = slice_count(e, index);
+    size_t k = e->k, first = index * e->slice, count = slice_count(e, index), room = e->space->scratch_bytes;
     size_t from = e->tall ? first * z->ld : first, to = e->tall ? first * out->ld : first;
     double *chunk = e->space->chunks + thread * 2 * k * SD_RATE_CHUNK;
 
-    if (e->product == PRODUCT_FLOAT && e->tall) {
-        sd_sgemm(false, false, count, k, k, (float)e->factor, z->f32 + from, z->ld, e->space->inverse, k, 0.0f,
-                 out->f32 + to, out->ld);
-    } else if (e->product == PRODUCT_FLOAT) {
-        sd_sgemm(false, false, k, count, k, (float)e->factor, e->space->inverse, k, z->f32 + from, z->ld, 0.0f,
-                 out->f32 + to, out->ld);
-    } else if (e->product == PRODUCT_DOUBLE && z->f64 && e->tall) {
-        sd_dgemm(false, false, count, k, k, e->factor, z->f64 + from, z->ld, e->space->matrix, k, 0.0, out->f64 + to,
-                 out->ld);
+    void *scratch = scratch_of(e, thread);
+    /* Z M^-1 by rows, or M^-1 Z by columns: the sizes of the result and where the factors lie. */
+    size_t rows = e->tall ? count : k, columns = e->tall ? k : count;
+
+    if (e->product == PRODUCT_FLOAT) {
+        const float *part = z->f32 + from, *inverse = e->space->inverse;
+        e->space->dense->sgemm(false, false, SD_DENSE_ALL, rows, columns, k, (float)e->factor, e->tall ? part : inverse,
+                       e->tall ? z->ld : k, e->tall ? inverse : part, e->tall ? k : z->ld, 0.0f, out->f32 + to, out->ld,
+                       scratch, room);
     } else if (e->product == PRODUCT_DOUBLE && z->f64) {
-        sd_dgemm(false, false, k, count, k, e->factor, e->space->matrix, k, z->f64 + from, z->ld, 0.0, out->f64 + to,
-                 out->ld);
+        const double *part = z->f64 + from, *inverse = e->space->matrix;
+        e->space->dense->dgemm(false, false, SD_DENSE_ALL, rows, columns, k, e->factor, e->tall ? part : inverse,
+                       e->tall ? z->ld : k, e->tall ? inverse : part, e->tall ? k : z->ld, 0.0, out->f64 + to, out->ld,
+                       scratch, room);
     } else {
         for (size_t done = 0; done < count; done += SD_RATE_CHUNK) {
             size_t part = sd_size_min(SD_RATE_CHUNK, count - done);
             if (e->product == PRODUCT_DOUBLE)
-                product_double(e, first + done, part, chunk);
+                product_double(e, first + done, part, chunk, scratch);
             else
-                product_qr(e, first + done, part, chunk);
+                product_qr(e, first + done, part, chunk, scratch);
         }
     }
 }
@@ -396,11 +417,12 @@ static attempt factorize(evaluation *e, double *rate) {
         return ATTEMPT_IMPRECISE; /* the inverse, only to be sure, would cost more than double */
     for (size_t i = 0; i < k; i++) {
         double *row = m + i * k;
-        for (size_t j = 0; j <= i; j++)
+        for (size_t j = i; j < k; j++)
             row[j] *= e->alpha;
         row[i] += 1.0;
     }
-    if (sd_dpotrf_lower(k, m, k) != 0)
+    sd_rate_space *space = e->space;
+    if (sd_dense_cholesky(space->dense, k, m, k, space->partial, space->scratch, space->scratch_bytes) != 0)
         return ATTEMPT_IMPRECISE;
     double sum = 0.0, least = INFINITY;
     for (size_t i = 0; i < k; i++) {
@@ -415,8 +437,7 @@ static attempt factorize(evaluation *e, double *rate) {
     if (noise > allowed * least * least) /* the least eigenvalue is at most the least pivot */
         return ATTEMPT_IMPRECISE;
     if (e->grad || !sure) {
-        if (sd_dpotri_lower(k, m, k) != 0)
-            return ATTEMPT_IMPRECISE;
+        sd_dense_invert(space->dense, k, m, k, space->partial, space->scratch, space->scratch_bytes);
         spread_inverse(e);
         if (!sure && 1.5 * noise * inverse_norm(e) > allowed)
             return ATTEMPT_IMPRECISE;

@@ -3,6 +3,7 @@
 #define SD_RATE_H
 
 #include "base/base.h"
+#include "math/dense.h"
 #include <simdino/loss.h>
 
 /* n rows of d, of float or of double: exactly one of the pointers is set. The short side is k = min(n, d); M = I + alpha G is k x k, with
@@ -21,20 +22,23 @@ typedef struct sd_rows_out {
 } sd_rows_out;
 
 /* Columns or rows converted to double at once. */
-#define SD_RATE_CHUNK ((size_t)256)
+#define SD_RATE_CHUNK ((size_t)128)
 /* Partial Grams kept at once when several threads compute them. */
 #define SD_RATE_PARTIALS ((size_t)4)
 
 typedef struct sd_rate_space {
     sd_context *context; /* memory */
     sd_context *threads; /* the slices run on its threads; NULL: on this one */
+    const sd_dense *dense; /* the products */
     size_t k_max;
     size_t partials;     /* room for so many partial Grams: 1 without threads */
     size_t workers;      /* room for so many threads' chunks */
-    double *matrix;      /* k x k: M, then its Cholesky factor, then its inverse (lower triangle) */
-    double *partial;     /* partials x k x k, of double or of float */
-    float *inverse;      /* k x k: alpha M^-1 rounded */
+    double *matrix;      /* k x k: M, then its Cholesky factor, then its inverse. The one allocation: the others lie in it */
+    double *partial;     /* partials x k x k, of double or of float: Grams of slices; then working space of the inverse */
+    float *inverse;      /* k x k: M^-1 rounded, in the place of the partial Grams */
     double *chunks;      /* workers x 2 x k x SD_RATE_CHUNK */
+    char *scratch;       /* workers x scratch_bytes, for the products */
+    size_t scratch_bytes;
     float *probe;        /* 2 x k x 4: power iteration */
 } sd_rate_space;
 

@@ -70,6 +70,8 @@ static sd_status check_config(const sd_simdino_config *config) {
                "reduce_gram is %d: it must be 0 or 1", (int)config->reduce_gram);
     SD_REQUIRE(config->normalized == 0 || config->normalized == 1, SD_ERR_ARGUMENT, "normalized is %d: it must be 0 or 1",
                (int)config->normalized);
+    for (size_t i = 0; i < sizeof(config->reserved) / sizeof(*config->reserved); i++)
+        SD_REQUIRE(config->reserved[i] == 0, SD_ERR_ARGUMENT, "reserved[%zu] is not 0: set by a newer header?", i);
     return SD_OK;
 }
 
