@@ -3,6 +3,7 @@
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
  *           [--threads N] [--memory] [--json FILE]
  *     bench coding-rate [--n N --d N]
+ *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
  *
  * GFLOP/s counts the matrix products of a step (2mnk each; backward = 2 forward) of the whole network, also those that the library leaves out
  * because nobody reads them. */
@@ -235,6 +236,12 @@ int main(int argc, char **argv) {
                  .steps = 5, .n = 512, .d = 256, .head_hidden = 2048, .head_dim = 256};
     const char *mode = argc > 1 && argv[1][0] != '-' ? argv[1] : "step";
     int skip = argc > 1 && argv[1][0] != '-' ? 2 : 1;
+    if (strcmp(mode, "advice") == 0) { /* the kernel set that OPENBLAS_CORETYPE should name, or nothing */
+        const char *name = strstr(sd_blas_advice(), "OPENBLAS_CORETYPE=");
+        if (name != NULL)
+            printf("%s\n", strchr(name, '=') + 1);
+        return 0;
+    }
     parse(&o, argc - skip, argv + skip);
     if (o.heads == 0)
         o.heads = o.dim >= 64 ? o.dim / 64 : 1;
