@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { IMAGES = 512, SIDE = 28, STEPS = 30, BATCH = 64 };
+enum { IMAGES = 256, SIDE = 28, STEPS = 40, BATCH = 32 };
 
 /* Every function of the library that can fail returns a status; sd_last_error() tells the reason in words. */
 static void check(sd_status status, const char *what) {
@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
     sd_pretrainer_config_init(&config);
     config.model.channels = 1;
     config.model.image_size = SIDE;
-    config.model.patch_size = 4;
+    config.model.patch_size = 7;
     config.model.dim = 64;
     config.model.depth = 3;
     config.model.heads = 4;
@@ -70,7 +70,7 @@ int main(int argc, char **argv) {
     config.model.head_hidden = 128;
     config.model.head_dim = 64;
     config.augment.global_size = SIDE; /* two large crops of each image ... */
-    config.augment.local_size = 12;    /* ... and two small ones */
+    config.augment.local_size = 14;    /* ... and two small ones */
     config.augment.local_crops = 2;
     config.augment.mean[0] = 0.5;
     config.augment.std[0] = 0.25;

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { IMAGES = 256, SIDE = 28, BATCH = 32, STEPS = 40 };
-enum { GLOBAL = 28, LOCAL = 12, LOCALS = 2, VIEWS = 2 + LOCALS, FEATURES = 64 };
+enum { IMAGES = 256, SIDE = 28, BATCH = 16, STEPS = 25 };
+enum { GLOBAL = 28, LOCAL = 14, LOCALS = 2, VIEWS = 2 + LOCALS, FEATURES = 64 };
 enum { GLOBAL_CROP = GLOBAL * GLOBAL, LOCAL_CROP = LOCAL * LOCAL }; /* floats of a crop of one channel */
 
 static void check(sd_status status, const char *what) {
@@ -45,7 +45,7 @@ int main(void) {
     /* Student and teacher: the same network, equal at the start. */
     sd_model_config model_config;
     sd_model_config_init(&model_config);
-    model_config.image_size = GLOBAL, model_config.patch_size = 4, model_config.channels = 1;
+    model_config.image_size = GLOBAL, model_config.patch_size = 7, model_config.channels = 1;
     model_config.dim = 64, model_config.depth = 2, model_config.heads = 4;
     model_config.head_hidden = 128, model_config.head_dim = FEATURES;
     sd_model *student, *teacher;
