@@ -1,29 +1,62 @@
-/* The GEMM façade: the only file that calls a BLAS. */
+/* The GEMM façade: the only file that calls a BLAS for products, and the one that decides whether to.
+ *
+ * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does not know, a quarter of
+ * the speed and less), and a host that has loaded it cannot change that any more. Then the products of dense.h are used, which equal a BLAS
+ * with the right kernels. */
 #include "math/math.h"
+
+#include "base/system.h"
 #include "config.h"
+#include "math/dense.h"
+
+#include <stdatomic.h>
+#include <string.h>
 
 #include SD_CBLAS_HEADER
 
+/* Working memory of an own product, on the stack: a product of more columns goes group by group. */
+#define OWN_SCRATCH ((size_t)128 * 1024)
+
+/* The products of dense.h where they are to be used, else NULL. What is asked for the first time is kept: it is the same in the whole process. */
+static const sd_dense *own_products(void) {
+    enum { UNKNOWN, BLAS, OWN };
+    static atomic_int choice = UNKNOWN;
+    int known = atomic_load_explicit(&choice, memory_order_relaxed);
+    if (known == BLAS)
+        return NULL;
+    const sd_dense *dense = sd_dense_get();
+    if (known == UNKNOWN) {
+        known = sd_blas_advice()[0] != '\0' && strcmp(dense->name, "blas") != 0 ? OWN : BLAS;
+        atomic_store_explicit(&choice, known, memory_order_relaxed);
+    }
+    return known == OWN ? dense : NULL;
+}
+
+const char *sd_gemm_name(void) {
+    const sd_dense *own = own_products();
+    return own != NULL ? own->name : "blas";
+}
+
 void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b,
               size_t ldb, float beta, float *c, size_t ldc) {
+    const sd_dense *own = own_products();
+    if (own != NULL && k > 0) {
+        _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
+        own->sgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
+        return;
+    }
     cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
                 alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
 
 void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda, const double *b,
               size_t ldb, double beta, double *c, size_t ldc) {
+    const sd_dense *own = own_products();
+    if (own != NULL && k > 0) {
+        _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
+        own->dgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
+        return;
+    }
     cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
                 alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
-}
-
-void sd_ssyrk_lower(bool transposed, size_t n, size_t k, float alpha, const float *a, size_t lda, float beta, float *c,
-                    size_t ldc) {
-    cblas_ssyrk(CblasRowMajor, CblasLower, transposed ? CblasTrans : CblasNoTrans, (int)n, (int)k, alpha, a, (int)lda,
-                beta, c, (int)ldc);
-}
-
-void sd_dsyrk_lower(bool transposed, size_t n, size_t k, double alpha, const double *a, size_t lda, double beta,
-                    double *c, size_t ldc) {
-    cblas_dsyrk(CblasRowMajor, CblasLower, transposed ? CblasTrans : CblasNoTrans, (int)n, (int)k, alpha, a, (int)lda,
-                beta, c, (int)ldc);
 }

@@ -14,11 +14,8 @@ void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const
               size_t ldb, float beta, float *c, size_t ldc);
 void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda, const double *b,
               size_t ldb, double beta, double *c, size_t ldc);
-/* Lower triangle of C[n x n] = alpha A'A + beta C, A k x n (transposed = true), or alpha AA' + beta C, A n x k. */
-void sd_ssyrk_lower(bool transposed, size_t n, size_t k, float alpha, const float *a, size_t lda, float beta, float *c,
-                    size_t ldc);
-void sd_dsyrk_lower(bool transposed, size_t n, size_t k, double alpha, const double *a, size_t lda, double beta,
-                    double *c, size_t ldc);
+/* What computes them: "blas", or the instruction set of the own products that stand in for a BLAS with unfit kernels. */
+const char *sd_gemm_name(void);
 
 /* ---- factorisations (lapack.c) ------------------------------------------------------------- */
 
