@@ -54,13 +54,6 @@ if ! build_all >"$log" 2>&1; then
 fi
 simdino=$build/examples/simdino/simdino
 "$simdino" info
-# An OpenBLAS that is older than the CPU may fall back to very slow kernels; `simdino info` then names better ones.
-kernel=$("$simdino" info | sed -n 's/^warning.*set OPENBLAS_CORETYPE=\([A-Za-z0-9]*\).*/\1/p')
-if [ -n "$kernel" ]; then
-    echo "Following that advice for this run: OPENBLAS_CORETYPE=$kernel"
-    export OPENBLAS_CORETYPE="$kernel"
-fi
-
 step "Pretraining on 60000 images without labels, $minutes minutes"
 mkdir -p "$results"
 "$simdino" pretrain --data "$data" --out "$results/model.safetensors" --overwrite --minutes "$minutes" \

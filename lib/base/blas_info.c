@@ -41,10 +41,10 @@ const char *sd_blas_advice(void) {
     if (getenv("OPENBLAS_CORETYPE") != NULL)
         return "OpenBLAS runs kernels below what this CPU can, because the environment variable OPENBLAS_CORETYPE forces "
                "them: unset it (and OPENBLAS_L2_SIZE) and start again";
-    return level == SD_CPU_AVX512 ? "OpenBLAS runs kernels below what this CPU can, probably because it is older than the "
-                                    "CPU: use a newer OpenBLAS or set OPENBLAS_CORETYPE=SkylakeX"
-                                  : "OpenBLAS runs kernels below what this CPU can, probably because it is older than the "
-                                    "CPU: use a newer OpenBLAS or set OPENBLAS_CORETYPE=Haswell";
+    return level == SD_CPU_AVX512 ? "OpenBLAS runs kernels below what this CPU can, probably because it is older than the CPU; "
+                                    "libsimdino's own matrix products stand in for it. Better: a newer OpenBLAS, or OPENBLAS_CORETYPE=SkylakeX"
+                                  : "OpenBLAS runs kernels below what this CPU can, probably because it is older than the CPU; "
+                                    "libsimdino's own matrix products stand in for it. Better: a newer OpenBLAS, or OPENBLAS_CORETYPE=Haswell";
 }
 
 #elif defined(SD_HAVE_MKL)
