@@ -12,7 +12,7 @@ purpose=${1:-run}
 build="gcc g++ libc6-dev meson ninja-build pkg-config libopenblas-dev liblapacke-dev zlib1g-dev"
 case $purpose in
 run) packages="$build dataset-fashion-mnist" ;;
-test) packages="$build libcmocka-dev valgrind abigail-tools" ;;
+test) packages="$build libcmocka-dev valgrind abigail-tools locales" ;;
 bench) packages="$build python3-torch libopenblas0-openmp" ;;
 docs) packages="$build doxygen" ;;
 *)
