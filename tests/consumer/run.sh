@@ -60,13 +60,14 @@ fi
     echo 'int run(const sd_image *images, size_t image_count);'
     echo 'int run(const sd_image *images, size_t image_count) {'
     echo '    sd_context *context; sd_dataset *dataset; sd_loader *loader; sd_pretrainer *trainer;'
-    echo '    sd_pretrainer_config config; sd_step_metrics metrics = {sizeof metrics};'
+    echo '    sd_pretrainer_config config; sd_step_metrics metrics = {0};'
+    echo '    metrics.size = sizeof metrics;'
     awk '/^```c$/ { inside = 1; next } /^```$/ && inside { exit } inside' "$source/README.md"
     echo '    return failed;'
     echo '}'
     echo 'int main(void) { return 0; }'
 } >readme.c
-consume "C99, the example in README.md" "$cc -std=c99 -Wno-missing-field-initializers" readme.c "$(dirname "$module")" "$library" ""
+consume "C99, the example in README.md" "$cc -std=c99" readme.c "$(dirname "$module")" "$library" ""
 
 # Without the shared library, -lsimdino means the static one, which needs what the .pc file lists as private. (pkg-config --static
 # would go one step further and ask for what a static OpenBLAS needs: libgfortran.)
