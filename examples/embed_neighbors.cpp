@@ -125,7 +125,7 @@ int run(const char *path) {
         std::printf("image %zu (kind %zu):", q, q % kinds);
         for (size_t j = 1; j < k; j++) {
             const size_t i = static_cast<size_t>(nearest[q * k + j]);
-            std::printf("  %zu (kind %zu, %.3f)", i, i % kinds, static_cast<double>(similarity[q * k + j]));
+            std::printf("  %zu (kind %zu, %.5f)", i, i % kinds, static_cast<double>(similarity[q * k + j]));
             right += i % kinds == q % kinds;
         }
         std::printf("\n");

@@ -3,15 +3,14 @@
 #     sh examples/quickstart.sh
 # installs what is missing (Debian packages; elsewhere it names them), builds the library and the program, pretrains a
 # vision transformer with SimDINO on Fashion-MNIST, and measures its features by nearest neighbours.
-# Settings, all optional: SIMDINO_MINUTES of training (default 7), SIMDINO_DATA (folder of the images),
-# SIMDINO_BUILD (build folder, default build), and any options of `simdino pretrain` as arguments.
+# Settings, all optional: SIMDINO_MINUTES of training (default: what is left of ten minutes), SIMDINO_DATA (folder of
+# the images), SIMDINO_BUILD (build folder, default build), and any options of `simdino pretrain` as arguments.
 set -eu
 
 started=$(date +%s)
 cd "$(dirname "$0")/.."
 build=${SIMDINO_BUILD:-build}
 data=${SIMDINO_DATA:-/usr/share/datasets/fashion-mnist}
-minutes=${SIMDINO_MINUTES:-7}
 results=$build/quickstart
 
 elapsed() {
@@ -54,6 +53,11 @@ if ! build_all >"$log" 2>&1; then
 fi
 simdino=$build/examples/simdino/simdino
 "$simdino" info
+
+# Ten minutes in all, two and a half of them for the k-NN search and a reserve; at least two for training.
+seconds=$((450 - ($(date +%s) - started)))
+[ $seconds -ge 120 ] || seconds=120
+minutes=${SIMDINO_MINUTES:-$((seconds / 60)).$((seconds % 60 * 10 / 60))}
 step "Pretraining on 60000 images without labels, $minutes minutes"
 mkdir -p "$results"
 "$simdino" pretrain --data "$data" --out "$results/model.safetensors" --overwrite --minutes "$minutes" \

@@ -20,9 +20,10 @@ int command_info(int argc, char **argv) {
     if (status != SD_OK) {
         return failed("info", status);
     }
-    sd_context *context = open_context(0);
-    if (context == NULL) {
-        return EXIT_FAILED;
+    sd_context *context = NULL; /* without a log, which would give the advice below as well */
+    status = sd_context_create(NULL, &context);
+    if (status != SD_OK) {
+        return failed("cannot start the library", status);
     }
     printf("simdino       %d.%d.%d, libsimdino %s\n", SD_VERSION_MAJOR, SD_VERSION_MINOR, SD_VERSION_PATCH,
            sd_version_string());

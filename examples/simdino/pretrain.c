@@ -99,7 +99,7 @@ static int steps_for_time(run *r, uint64_t *steps) {
     }
     double start = 0, knn_seconds = 0;
     uint64_t timed = 0;
-    for (uint64_t step = 0; status == SD_OK && (timed < 3 || seconds_now() - start < trial); step++) {
+    for (uint64_t step = 0; status == SD_OK && (timed < 1 || seconds_now() - start < trial); step++) {
         status = sd_pretrainer_step_loader(r->trainer, r->loader, NULL);
         if (step == 0) {
             start = seconds_now(); /* the first step is slower than all others */
@@ -180,10 +180,6 @@ static int announce(run *r, bool resumed) {
         c->augment.local_size);
     say("training  batch %zu, peak lr %g, %d threads, %.0f MiB%s", c->batch_size, c->lr, sd_context_threads(r->context),
         (double)bytes / 1048576, resumed ? " (resumed)" : "");
-    sd_system_info info = {.size = sizeof info};
-    if (sd_system_info_get(&info) == SD_OK && info.advice[0] != '\0') {
-        complain("warning: %s", info.advice);
-    }
     return EXIT_OK;
 }
 
