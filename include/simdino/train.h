@@ -126,7 +126,8 @@ SD_API sd_status sd_pretrainer_resume(sd_context *context, const char *path, sd_
 /* Reads only a network out of a checkpoint: the teacher's when teacher is 1, else the student's. Errors: as above. */
 SD_API sd_status sd_model_load(sd_context *context, const char *path, int32_t teacher, sd_model **model);
 
-/* Reads only the configuration and the number of steps done. Either output may be NULL. Errors: as above. */
+/* Reads only the configuration, whose `config->size` the caller has set, and the number of steps done. Either output may be
+ * NULL. Errors: as above. */
 SD_API sd_status sd_checkpoint_info(sd_context *context, const char *path, sd_pretrainer_config *config,
                                     uint64_t *steps);
 

@@ -20,6 +20,8 @@ static int32_t available_cores(void) {
 }
 
 SD_API void sd_context_config_init(sd_context_config *config) {
+    if (config == NULL)
+        return;
     memset(config, 0, sizeof *config);
     config->size = sizeof *config;
     config->log_level = SD_LOG_INFO;

@@ -6,6 +6,8 @@
 #include <string.h>
 
 SD_API void sd_backward_inputs_init(sd_backward_inputs *inputs) {
+    if (inputs == NULL)
+        return;
     memset(inputs, 0, sizeof *inputs);
     inputs->size = sizeof *inputs;
 }

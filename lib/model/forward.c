@@ -6,12 +6,16 @@
 #include <string.h>
 
 SD_API void sd_forward_options_init(sd_forward_options *options) {
+    if (options == NULL)
+        return;
     memset(options, 0, sizeof *options);
     options->size = sizeof *options;
     options->head = 1;
 }
 
 SD_API void sd_forward_outputs_init(sd_forward_outputs *outputs) {
+    if (outputs == NULL)
+        return;
     memset(outputs, 0, sizeof *outputs);
     outputs->size = sizeof *outputs;
 }

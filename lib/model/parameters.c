@@ -7,6 +7,8 @@
 #include <string.h>
 
 SD_API void sd_model_config_init(sd_model_config *config) {
+    if (config == NULL)
+        return;
     memset(config, 0, sizeof *config);
     config->size = sizeof *config;
     config->image_size = 224;
@@ -234,6 +236,8 @@ static void fill_normal(sd_random *random, float *values, size_t count) {
 }
 
 SD_API void sd_model_initialize(sd_model *model, uint64_t seed) {
+    if (model == NULL)
+        return;
     for (size_t i = 0; i < model->tensor_count; i++) {
         const sd_tensor_info *info = &model->tensors[i];
         float *values = model->parameters + info->offset;

@@ -18,6 +18,8 @@ double sd_trainer_clock(void) {
 /* ---- configuration ------------------------------------------------------------------------- */
 
 SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config) {
+    if (config == NULL)
+        return;
     memset(config, 0, sizeof *config);
     config->size = sizeof *config;
     sd_model_config_init(&config->model);
