@@ -181,8 +181,8 @@ SD_API sd_status sd_system_info_get(sd_system_info *info);
 
 /* ---- random numbers ------------------------------------------------------------------------ */
 
-/* The library's generator is counter-based (Philox 4x32-10, Salmon et al., SC 2011): the numbers of one stream are a pure
- * function of its key, so that results do not depend on threads or on the order of calls.
+/* The library's generator is counter-based (Philox 4x32-10, Salmon et al., SC 2011): the numbers of one stream are a
+ * pure function of its key, so that results do not depend on threads or on the order of calls.
  * A stream is a plain value that the caller may keep anywhere. */
 typedef struct sd_random {
     uint32_t key[2];

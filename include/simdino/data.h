@@ -16,8 +16,8 @@ typedef struct sd_dataset sd_dataset;
 
 /* IDX files (MNIST, Fashion-MNIST, ...), plain or gzip (told by content, not by name): images u8 [n][h][w] or
  * [n][h][w][c], labels u8 [n]; labels_path may be NULL.
- * Errors: SD_ERR_ARGUMENT, SD_ERR_IO, SD_ERR_FORMAT (truncated, trailing bytes, lying header), SD_ERR_MISMATCH (number of
- * labels), SD_ERR_MEMORY. */
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_IO, SD_ERR_FORMAT (truncated, trailing bytes, lying header), SD_ERR_MISMATCH (number
+ * of labels), SD_ERR_MEMORY. */
 SD_API sd_status sd_dataset_open_idx(sd_context *context, const char *images_path, const char *labels_path,
                                      sd_dataset **dataset);
 
@@ -81,8 +81,8 @@ typedef struct sd_loader_config {
 SD_API void sd_loader_config_init(sd_loader_config *config);
 
 /* Draws shuffled batches from a dataset without end, and augments them on the context's threads. The
- * last, incomplete batch of an epoch is dropped, as the official code does. Batch number b of a seed is always the same, for
- * any number of threads. */
+ * last, incomplete batch of an epoch is dropped, as the official code does. Batch number b of a seed is always the
+ * same, for any number of threads. */
 typedef struct sd_loader sd_loader;
 
 /* dataset is borrowed until destroy. Errors: SD_ERR_ARGUMENT (batch_size 0 or larger than the dataset), SD_ERR_MEMORY. */
@@ -100,8 +100,8 @@ SD_API uint64_t sd_loader_position(const sd_loader *loader);
 /* Gives the next batch; it stays valid until the second call after this one, or until a step with this loader
  * augments ahead (the loader holds two batches).
  * A batch that sd_pretrainer_step_loader() has already augmented alongside a step is given at once.
- * Errors: SD_ERR_IO (a callback failed; names the image), SD_ERR_MISMATCH (channels), SD_ERR_MEMORY (a larger image than
- * before), SD_ERR_CANCELLED. The position does not move on failure. */
+ * Errors: SD_ERR_IO (a callback failed; names the image), SD_ERR_MISMATCH (channels), SD_ERR_MEMORY (a larger image
+ * than before), SD_ERR_CANCELLED. The position does not move on failure. */
 SD_API sd_status sd_loader_next(sd_loader *loader, sd_crop_batch *batch);
 
 #ifdef __cplusplus

@@ -19,7 +19,8 @@ typedef enum sd_embed_kind {
 typedef struct sd_embed_config {
     size_t size;
     int32_t kind;           /* sd_embed_kind, default SD_EMBED_CLASS */
-    int32_t resize;         /* shorter side resized to this (bicubic, antialiased); 0 (default): images keep their size */
+    /* shorter side resized to this (bicubic, antialiased); 0 (default): images keep their size */
+    int32_t resize;
     int32_t crop;           /* centre crop of this side; 0 (default): down to the nearest multiple of the patch size */
     int32_t normalize;      /* 1: rows are divided by their length; default 0 */
     int32_t batch;          /* images computed together, default 64 */
@@ -38,10 +39,10 @@ SD_API void sd_embedder_destroy(sd_embedder *embedder);
 /* Numbers per image. */
 SD_API size_t sd_embedder_dim(const sd_embedder *embedder);
 
-/* Features of count images of any sizes: row i at out + i*ld, ld >= sd_embedder_dim(). A grey image is repeated for a model of three
- * channels.
- * Errors: SD_ERR_ARGUMENT (an image smaller than a patch: names it), SD_ERR_MISMATCH (channels), SD_ERR_MEMORY, SD_ERR_CANCELLED. The rows
- * of the batches before the failing one are written then. */
+/* Features of count images of any sizes: row i at out + i*ld, ld >= sd_embedder_dim(). A grey image is repeated for a
+ * model of three channels.
+ * Errors: SD_ERR_ARGUMENT (an image smaller than a patch: names it), SD_ERR_MISMATCH (channels), SD_ERR_MEMORY,
+ * SD_ERR_CANCELLED. The rows of the batches before the failing one are written then. */
 SD_API sd_status sd_embed_images(sd_embedder *embedder, const sd_image *images, size_t count, float *out, size_t ld);
 
 /* The same for images first .. first+count-1 of a dataset; reports progress as "embed". Errors: also SD_ERR_IO. */

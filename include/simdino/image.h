@@ -52,7 +52,8 @@ typedef struct sd_augment_config {
     int32_t blur_kind;          /* sd_blur_kind; default PIL's box approximation (DINO, SimDINO) */
     double mean[SD_MAX_CHANNELS]; /* of the 0..1 values; default ImageNet's 3, then 0.5 */
     double std[SD_MAX_CHANNELS];  /* default ImageNet's 3, then 0.5 */
-    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    int64_t reserved[8];
 } sd_augment_config;
 
 typedef enum sd_blur_kind {

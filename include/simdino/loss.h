@@ -68,8 +68,8 @@ SD_API sd_status sd_coding_rate_plan_run_gram(sd_coding_rate_plan *plan, const d
 
 /* ---- rate reduction (MCR2) ----------------------------------------------------------------- */
 
-/* Delta R = R(Z) - sum_k (n_k / n) R(Z_k) over the classes k of `labels` (n values in [0, classes)), R(Z_k) with the scale
- * d/(n_k eps_sq) of its own n_k rows; empty classes count nothing (Yu et al., NeurIPS 2020).
+/* Delta R = R(Z) - sum_k (n_k / n) R(Z_k) over the classes k of `labels` (n values in [0, classes)), R(Z_k) with the
+ * scale d/(n_k eps_sq) of its own n_k rows; empty classes count nothing (Yu et al., NeurIPS 2020).
  *   reduction, whole, parts   receive Delta R, R(Z), and the weighted sum; each may be NULL.
  *   grad                      receives d(Delta R)/dZ; may be NULL.
  * Errors: as sd_coding_rate; SD_ERR_ARGUMENT also for a label outside [0, classes). */
@@ -95,7 +95,8 @@ typedef struct sd_simdino_config {
                            in the official code. */
     int32_t normalized; /* 1 (default): compression uses the plain dot product, rows being of length 1 already;
                            0: it divides by the norms (clamped at 1e-8), as SimDINO's cosine_similarity does */
-    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    int64_t reserved[8];
 } sd_simdino_config;
 
 SD_API void sd_simdino_config_init(sd_simdino_config *config);
@@ -107,7 +108,8 @@ typedef struct sd_simdino_result {
     double rate;           /* mean of R(W_i) without gamma */
     double effective_rank; /* (tr G)^2 / tr(G^2), G = S'S of the student's first global view: between 1 and min(m, p);
                               0 when all its features are 0 */
-    double similarity;     /* mean cosine between different samples of that view: near 1 when collapsed; 0 for one sample */
+    /* mean cosine between different samples of that view: near 1 when collapsed; 0 for one sample */
+    double similarity;
 } sd_simdino_result;
 
 typedef struct sd_simdino_loss sd_simdino_loss;

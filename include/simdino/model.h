@@ -2,8 +2,8 @@
  *
  * This is the primitive level: a host that only wants to pretrain uses train.h, one that only wants features embed.h.
  *
- * All parameters of a model are one flat array of floats; a table tells name, shape and place of each tensor. Gradients, a teacher
- * and optimizer moments are arrays of the same layout.
+ * All parameters of a model are one flat array of floats; a table tells name, shape and place of each tensor.
+ * Gradients, a teacher and optimizer moments are arrays of the same layout.
  */
 #ifndef SIMDINO_MODEL_H
 #define SIMDINO_MODEL_H
@@ -28,17 +28,20 @@ typedef struct sd_model_config {
     int32_t heads;          /* default 6; must divide dim */
     double mlp_ratio;       /* hidden width of the MLP / dim, default 4 */
     double drop_path;       /* stochastic depth rate of the last block, growing linearly from 0; default 0.1 */
-    double interpolate_offset; /* added to the patch grid when the position embedding is interpolated; default 0.1 (DINO) */
+    /* added to the patch grid when the position embedding is interpolated; default 0.1 (DINO) */
+    double interpolate_offset;
     /* projection head: Linear-GELU-...-Linear, then rows divided by their length */
     int32_t head_layers;    /* linear layers, default 3; 0: no head */
     int32_t head_hidden;    /* default 2048 */
     int32_t head_dim;       /* width of its output, default 256 */
-    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    int64_t reserved[8];
 } sd_model_config;
 
 SD_API void sd_model_config_init(sd_model_config *config); /* ViT-S/16 with SimDINO's head */
 
-/* Sets dim, depth and heads to those of "tiny" (192/12/3), "small" (384/12/6), "base" (768/12/12) or "large" (1024/24/16).
+/* Sets dim, depth and heads to those of "tiny" (192/12/3), "small" (384/12/6), "base" (768/12/12) or "large"
+ * (1024/24/16).
  * Errors: SD_ERR_ARGUMENT for another name. */
 SD_API sd_status sd_model_config_preset(sd_model_config *config, const char *name);
 
@@ -82,8 +85,8 @@ SD_API const sd_tensor_info *sd_model_find_tensor(const sd_model *model, const c
 
 /* ---- forward and backward ------------------------------------------------------------------ */
 
-/* A group of images of one size: count x channels x height x width floats, normalised. Height and width must be multiples of the patch
- * size. */
+/* A group of images of one size: count x channels x height x width floats, normalised. Height and width must be
+ * multiples of the patch size. */
 typedef struct sd_image_group {
     const float *pixels;
     size_t count, height, width;
@@ -93,15 +96,17 @@ typedef struct sd_image_group {
 typedef enum sd_activation_mode {
     SD_ACTIVATIONS_INFERENCE = 0, /* forward only; memory for one piece of work per thread */
     SD_ACTIVATIONS_SPEED = 1,     /* backward possible, everything that it needs is stored */
-    SD_ACTIVATIONS_MEMORY = 2     /* backward possible; only the input of each block is stored, the rest is computed again */
+    /* backward possible; only the input of each block is stored, the rest is computed again */
+    SD_ACTIVATIONS_MEMORY = 2
 } sd_activation_mode;
 
 /* Working memory for one forward (and backward) pass of a batch, planned once. One pass at a time. */
 typedef struct sd_activations sd_activations;
 
-/* Room for batches of up to group_count groups, group g of up to shapes[g].count images of its size (pixels are ignored).
- *   all_tokens  1: the last block is computed for all tokens, so that sd_forward_outputs' tokens may be asked for; 0: only for the class
- *               tokens, which is faster.
+/* Room for batches of up to group_count groups, group g of up to shapes[g].count images of its size (pixels are
+ * ignored).
+ *   all_tokens  1: the last block is computed for all tokens, so that sd_forward_outputs' tokens may be asked for; 0:
+ *               only for the class tokens, which is faster.
  * The model is borrowed until destroy. Errors: SD_ERR_ARGUMENT, SD_ERR_MEMORY. */
 SD_API sd_status sd_activations_create(const sd_model *model, const sd_image_group *shapes, size_t group_count,
                                        sd_activation_mode mode, int32_t all_tokens, sd_activations **activations);
@@ -124,14 +129,15 @@ typedef struct sd_forward_outputs {
     size_t size;
     float *class_tokens; /* S x D, after the final norm */
     float *features;     /* S x head_dim, rows of length 1; needs a head */
-    float *tokens;       /* all tokens of all images, packed (class token first), x D, before the final norm; needs all_tokens */
+    /* all tokens of all images, packed (class token first), x D, before the final norm; needs all_tokens */
+    float *tokens;
     float *tokens_norm;  /* the same after the final norm; needs all_tokens */
 } sd_forward_outputs;
 SD_API void sd_forward_outputs_init(sd_forward_outputs *outputs);
 
 /* Forward pass. `model` may be another model of the same configuration than the one of `activations`.
- * `options` NULL: defaults. Threads: the context's. Several threads may run forward on one const model, each with its own
- * activations.
+ * `options` NULL: defaults. Threads: the context's. Several threads may run forward on one const model, each with its
+ * own activations.
  * Errors: SD_ERR_ARGUMENT (a group larger than planned or of another size), SD_ERR_CANCELLED, SD_ERR_THREAD. */
 SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *activations, const sd_image_group *groups,
                                   size_t group_count, const sd_forward_options *options,
@@ -149,12 +155,13 @@ SD_API void sd_backward_inputs_init(sd_backward_inputs *inputs);
 /* Backward pass of the last forward with these activations; parameters must not have changed since.
  *   gradient  parameter_count floats, to which the gradient is added when accumulate is 1, else it is overwritten
  *   pixels    NULL, or one pointer per group (each may be NULL) that receives the gradient of its pixels
- * Errors: SD_ERR_STATE (inference activations, or no forward before), SD_ERR_CANCELLED, SD_ERR_THREAD: gradient is undefined then. */
+ * Errors: SD_ERR_STATE (inference activations, or no forward before), SD_ERR_CANCELLED, SD_ERR_THREAD: gradient is
+ * undefined then. */
 SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *activations, const sd_backward_inputs *inputs,
                                    float *gradient, int32_t accumulate, float *const *pixels);
 
-/* After a forward with SD_ACTIVATIONS_SPEED and all_tokens: tokens of block `block` (0-based; its output) of all images, packed; with
- * the final norm applied when norm is 1. Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
+/* After a forward with SD_ACTIVATIONS_SPEED and all_tokens: tokens of block `block` (0-based; its output) of all
+ * images, packed; with the final norm applied when norm is 1. Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
 SD_API sd_status sd_model_block_tokens(const sd_model *model, const sd_activations *activations, int32_t block,
                                        int32_t norm, float *tokens);
 /* Likewise: softmax attention of one block and one image (numbered through the groups), heads x T x T. */

@@ -24,7 +24,8 @@ typedef struct sd_optimizer_config {
     double epsilon;          /* AdamW, default 1e-8 */
     double momentum;         /* SGD and LARS, default 0.9 */
     double trust;            /* LARS trust coefficient eta, default 0.001 */
-    int64_t reserved[8];    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    int64_t reserved[8];
 } sd_optimizer_config;
 SD_API void sd_optimizer_config_init(sd_optimizer_config *config);
 
@@ -65,8 +66,8 @@ typedef enum sd_clip_kind {
 /* Scales gradients down by limit/(norm + 1e-6) where that is below 1.
  *   norms  receives each tensor's norm before clipping (tensor_count doubles); may be NULL
  *   total  receives the norm of the whole gradient before clipping; may be NULL
- * SD_CLIP_NONE only measures. Modules are told by the tensors' names up to the first dot. Allocates nothing for up to 512
- * tensors.
+ * SD_CLIP_NONE only measures. Modules are told by the tensors' names up to the first dot. Allocates nothing for up to
+ * 512 tensors.
  * Errors: SD_ERR_ARGUMENT, SD_ERR_NUMERIC (NaN or infinity in the gradient: names the tensor; nothing was scaled),
  * SD_ERR_MEMORY, SD_ERR_THREAD. */
 SD_API sd_status sd_clip_gradient(sd_context *context, const sd_tensor_info *tensors, size_t tensor_count,

@@ -10,8 +10,9 @@
  *     }
  *     sd_pretrainer_save(trainer, "model.safetensors");
  *
- * A step makes or takes the crops, runs teacher and student, the loss, the backward pass, clipping, the optimizer and the teacher's
- * moving average. It is written with the calls of model.h, loss.h and optim.h, and a host can write its own.
+ * A step makes or takes the crops, runs teacher and student, the loss, the backward pass, clipping, the optimizer and
+ * the teacher's moving average. It is written with the calls of model.h, loss.h and optim.h, and a host can write its
+ * own.
  */
 #ifndef SIMDINO_TRAIN_H
 #define SIMDINO_TRAIN_H
@@ -31,7 +32,8 @@ extern "C" {
 typedef enum sd_accumulation {
     SD_ACCUMULATE_WHOLE = 0, /* the loss, its coding rate included, is that of the whole batch: exact. Costs one more
                                 forward pass of the student */
-    SD_ACCUMULATE_PIECES = 1 /* each piece has a loss of its own (and a coding rate over fewer samples); their mean counts */
+    /* each piece has a loss of its own (and a coding rate over fewer samples); their mean counts */
+    SD_ACCUMULATE_PIECES = 1
 } sd_accumulation;
 
 typedef struct sd_pretrainer_config {
@@ -82,22 +84,24 @@ SD_API sd_status sd_pretrainer_create(sd_context *context, const sd_pretrainer_c
 SD_API void sd_pretrainer_destroy(sd_pretrainer *trainer);
 
 /* Bytes that a pretrainer of this configuration takes from the context's memory hooks (weights, moments, gradients,
- * activations, and, with a loader of this batch size, its crops), without making one. Beyond it comes only what the BLAS takes for itself.
+ * activations, and, with a loader of this batch size, its crops), without making one. Beyond it comes only what the
+ * BLAS takes for itself.
  * Errors: as create. */
 SD_API sd_status sd_pretrainer_memory(sd_context *context, const sd_pretrainer_config *config, size_t *bytes);
 
-/* One training step on `count` images (<= batch_size): crops are drawn from (seed, step, index). Allocates nothing once images of this
- * size were seen. `metrics` may be NULL.
+/* One training step on `count` images (<= batch_size): crops are drawn from (seed, step, index). Allocates nothing once
+ * images of this size were seen. `metrics` may be NULL.
  * When a step fails, weights, moments and step number are as before it.
- * Errors: SD_ERR_ARGUMENT, SD_ERR_MISMATCH (channels), SD_ERR_NUMERIC (loss or gradient not finite), SD_ERR_CANCELLED, SD_ERR_STATE (the
- * schedule is at its end), SD_ERR_MEMORY, SD_ERR_THREAD. */
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_MISMATCH (channels), SD_ERR_NUMERIC (loss or gradient not finite), SD_ERR_CANCELLED,
+ * SD_ERR_STATE (the schedule is at its end), SD_ERR_MEMORY, SD_ERR_THREAD. */
 SD_API sd_status sd_pretrainer_step(sd_pretrainer *trainer, const sd_image *images, size_t count,
                                     sd_step_metrics *metrics);
 /* The same on crops that the host made. */
 SD_API sd_status sd_pretrainer_step_crops(sd_pretrainer *trainer, const sd_crop_batch *crops,
                                           sd_step_metrics *metrics);
 /* The same on the loader's next batch; while it computes, the following batch is augmented on the same threads. The
- * loader is moved to the batch of this step number first, so that a resumed run sees the same batches. Errors: also those of sd_loader_next. */
+ * loader is moved to the batch of this step number first, so that a resumed run sees the same batches. Errors: also
+ * those of sd_loader_next. */
 SD_API sd_status sd_pretrainer_step_loader(sd_pretrainer *trainer, sd_loader *loader, sd_step_metrics *metrics);
 
 /* The number of steps done, which is the number of the next step. */
@@ -113,21 +117,21 @@ SD_API sd_status sd_pretrainer_get_config(const sd_pretrainer *trainer, sd_pretr
 /* ---- checkpoints --------------------------------------------------------------------------- */
 
 /* Writes everything that training needs to go on: configuration, student, teacher, moments, step number. The file is a
- * valid safetensors file (tensors "student.backbone...", "teacher...", "optimizer.exp_avg...") with checksums; it is written
- * under a temporary name, synced and renamed, so that a checkpoint of that name is never lost to a failure.
+ * valid safetensors file (tensors "student.backbone...", "teacher...", "optimizer.exp_avg...") with checksums; it is
+ * written under a temporary name, synced and renamed, so that a checkpoint of that name is never lost to a failure.
  * Errors: SD_ERR_IO (disk full, no permission), SD_ERR_MEMORY. */
 SD_API sd_status sd_pretrainer_save(const sd_pretrainer *trainer, const char *path);
 
-/* Makes a pretrainer from a checkpoint: its losses continue exactly as those of the run that was never stopped (same threads
- * not needed, same BLAS kernels needed).
+/* Makes a pretrainer from a checkpoint: its losses continue exactly as those of the run that was never stopped (same
+ * threads not needed, same BLAS kernels needed).
  * Errors: SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_VERSION, SD_ERR_MEMORY. */
 SD_API sd_status sd_pretrainer_resume(sd_context *context, const char *path, sd_pretrainer **trainer);
 
 /* Reads only a network out of a checkpoint: the teacher's when teacher is 1, else the student's. Errors: as above. */
 SD_API sd_status sd_model_load(sd_context *context, const char *path, int32_t teacher, sd_model **model);
 
-/* Reads only the configuration, whose `config->size` the caller has set, and the number of steps done. Either output may be
- * NULL. Errors: as above. */
+/* Reads only the configuration, whose `config->size` the caller has set, and the number of steps done. Either output
+ * may be NULL. Errors: as above. */
 SD_API sd_status sd_checkpoint_info(sd_context *context, const char *path, sd_pretrainer_config *config,
                                     uint64_t *steps);
 

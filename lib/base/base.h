@@ -62,8 +62,9 @@ static inline size_t sd_size_ceil(size_t a, size_t b) { return (a + b - 1) / b; 
 
 #define SD_ALIGNMENT 64
 
-/* count*size zeroed bytes aligned to SD_ALIGNMENT by the context's hooks (malloc when context is NULL). NULL on failure, with the
- * message for sd_last_error() set: the caller returns SD_ERR_MEMORY. count*size = 0 gives a valid pointer. */
+/* count*size zeroed bytes aligned to SD_ALIGNMENT by the context's hooks (malloc when context is NULL). NULL on
+ * failure, with the message for sd_last_error() set: the caller returns SD_ERR_MEMORY. count*size = 0 gives a valid
+ * pointer. */
 void *sd_allocate(sd_context *context, size_t count, size_t size);
 void sd_release(sd_context *context, void *address); /* NULL is fine */
 
@@ -74,7 +75,8 @@ char *sd_copy_text(sd_context *context, const char *text); /* NULL on failure */
 
 /* ---- threads ------------------------------------------------------------------------------- */
 
-/* Runs function(work, i, thread) for i in [0, count) on the context's threads and waits for all. thread < sd_threads(context).
+/* Runs function(work, i, thread) for i in [0, count) on the context's threads and waits for all. thread <
+ * sd_threads(context).
  * context NULL, or its threads busy for another caller: all on this thread, as thread 0.
  * Work must be safe when run by any number of threads; its result must not depend on their number. */
 sd_status sd_run(sd_context *context, sd_parallel_function function, void *work, size_t count);

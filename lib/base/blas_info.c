@@ -1,4 +1,5 @@
-/* Which BLAS the process has, and its number of threads. That number is global to the process, so its former value is too. */
+/* Which BLAS the process has, and its number of threads. That number is global to the process, so its former value is
+ * too. */
 #include "base/system.h"
 #include "config.h"
 
@@ -20,9 +21,10 @@ static void set_thread_count(int threads) { openblas_set_num_threads(threads); }
 
 /* Kernel sets that use no more than AVX2, and those that use no more than SSE. */
 static const char *const AVX2_KERNELS[] = {"Haswell", "Zen", "Excavator"};
-static const char *const OLDER_KERNELS[] = {"Prescott", "Core2",    "Penryn",     "Dunnington",  "Atom",       "Nehalem",
-                                            "Barcelona", "Bobcat",  "Sandybridge", "Bulldozer",  "Piledriver", "Steamroller",
-                                            "Katmai",    "Coppermine", "Northwood", "Banias",    "Opteron",    "Nano"};
+static const char *const OLDER_KERNELS[] = {"Prescott",   "Core2",       "Penryn", "Dunnington",  "Atom",
+                                            "Nehalem",    "Barcelona",   "Bobcat", "Sandybridge", "Bulldozer",
+                                            "Piledriver", "Steamroller", "Katmai", "Coppermine",  "Northwood",
+                                            "Banias",     "Opteron",     "Nano"};
 
 static bool is_one_of(const char *name, const char *const *list, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -39,12 +41,16 @@ const char *sd_blas_advice(void) {
     if (!(level == SD_CPU_AVX512 && (old || avx2)) && !(level == SD_CPU_AVX2 && old))
         return "";
     if (getenv("OPENBLAS_CORETYPE") != NULL)
-        return "OpenBLAS runs kernels below what this CPU can, because the environment variable OPENBLAS_CORETYPE forces "
+        return "OpenBLAS runs kernels below what this CPU can, because the environment variable OPENBLAS_CORETYPE "
+               "forces "
                "them: unset it (and OPENBLAS_L2_SIZE) and start again";
-    return level == SD_CPU_AVX512 ? "OpenBLAS runs kernels below what this CPU can, probably because it is older than the CPU; "
-                                    "libsimdino's own matrix products stand in for it. Better: a newer OpenBLAS, or OPENBLAS_CORETYPE=SkylakeX"
-                                  : "OpenBLAS runs kernels below what this CPU can, probably because it is older than the CPU; "
-                                    "libsimdino's own matrix products stand in for it. Better: a newer OpenBLAS, or OPENBLAS_CORETYPE=Haswell";
+    return level == SD_CPU_AVX512
+               ? "OpenBLAS runs kernels below what this CPU can, probably because it is older than the CPU; "
+                 "libsimdino's own matrix products stand in for it. Better: a newer OpenBLAS, or "
+                 "OPENBLAS_CORETYPE=SkylakeX"
+               : "OpenBLAS runs kernels below what this CPU can, probably because it is older than the CPU; "
+                 "libsimdino's own matrix products stand in for it. Better: a newer OpenBLAS, or "
+                 "OPENBLAS_CORETYPE=Haswell";
 }
 
 #elif defined(SD_HAVE_MKL)
@@ -81,7 +87,8 @@ static void set_thread_count(int threads) { (void)threads; }
 const char *sd_blas_advice(void) {
     return strcmp(SD_BLAS_LIBRARY_NAME, "openblas") == 0 || strcmp(SD_BLAS_LIBRARY_NAME, "accelerate") == 0
                ? ""
-               : "this build uses a BLAS that does not tell its kernels; if it is the reference BLAS, training is many times slower "
+               : "this build uses a BLAS that does not tell its kernels; if it is the reference BLAS, training is many "
+                 "times slower "
                  "than with OpenBLAS: install it and build again";
 }
 

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Hooks promise only ordinary alignment, so a block is taken larger and the address that the hook gave is kept in front. */
+/* Hooks promise only ordinary alignment, so a block is taken larger and the address that the hook gave is kept in
+ * front. */
 void *sd_allocate(sd_context *context, size_t count, size_t size) {
     size_t bytes, total;
     if (!sd_size_mul(count, size, &bytes) || !sd_size_add(bytes, SD_ALIGNMENT + sizeof(void *), &total)) {

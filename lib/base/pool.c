@@ -1,8 +1,9 @@
 /* The default parallel runner: a fixed set of threads that claim indices of the present section.
  *
- * A training step has a few dozen parallel sections of a millisecond to a second, so a worker spins briefly for the next section before it
- * sleeps: waking a thread costs more than the gap between sections. The caller waits for the work to be done, not for the workers: one that the
- * operating system has not woken yet misses the section, and nobody waits for it. */
+ * A training step has a few dozen parallel sections of a millisecond to a second, so a worker spins briefly for the
+ * next section before it sleeps: waking a thread costs more than the gap between sections. The caller waits for the
+ * work to be done, not for the workers: one that the operating system has not woken yet misses the section, and nobody
+ * waits for it. */
 #include "base/context.h"
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -24,9 +25,9 @@ struct sd_pool {
     pthread_mutex_t occupied; /* held by the caller whose section runs */
     pthread_mutex_t lock;
     pthread_cond_t start, finish;
-    /* Upper half: number of the section; lower half: indices that nobody has claimed yet. Both in one word, so that a claim is always for the section that
-     * it was made in. function, work and count are written before a section begins and stay until its last claimed index is done, so that whoever holds a
-     * claim may read them. */
+    /* Upper half: number of the section; lower half: indices that nobody has claimed yet. Both in one word, so that a
+     * claim is always for the section that it was made in. function, work and count are written before a section begins
+     * and stay until its last claimed index is done, so that whoever holds a claim may read them. */
     atomic_uint_fast64_t state;
     atomic_size_t done; /* indices that were run */
     sd_parallel_function function;

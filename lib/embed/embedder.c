@@ -109,7 +109,8 @@ SD_API sd_status sd_embedder_create(sd_context *context, const sd_model *model, 
     e->scratch_count = sd_threads(context);
     e->items = SD_NEW_ARRAY(context, item, (size_t)read.batch);
     size_t count;
-    SD_EXPECT(sd_size_mul((size_t)read.batch, e->dim, &count), SD_ERR_MEMORY, "batch is %d: too large", (int)read.batch);
+    SD_EXPECT(sd_size_mul((size_t)read.batch, e->dim, &count), SD_ERR_MEMORY, "batch is %d: too large",
+              (int)read.batch);
     e->features = SD_NEW_ARRAY(context, float, count);
     e->scratch = SD_NEW_ARRAY(context, buffer, e->scratch_count);
     if (!e->items || !e->features || !e->scratch) {
@@ -180,8 +181,8 @@ static sd_status prepare_planes(const sd_embedder *e, const sd_image *image, flo
     if ((size_t)image->channels == e->channels)
         return sd_image_prepare(image, resize, crop, e->config.mean, e->config.std, tensor, NULL, NULL);
     for (size_t c = 0; c < e->channels; c++) {
-        sd_status status = sd_image_prepare(image, resize, crop, e->config.mean + c, e->config.std + c, tensor + c * plane,
-                                            NULL, NULL);
+        sd_status status = sd_image_prepare(image, resize, crop, e->config.mean + c, e->config.std + c,
+                                            tensor + c * plane, NULL, NULL);
         if (status != SD_OK)
             return status;
     }
@@ -218,7 +219,8 @@ static sd_status prepare(sd_embedder *e, const item *it, size_t thread) {
     }
     buffer *scratch = &e->scratch[thread];
     size_t plane;
-    SD_REQUIRE(sd_size_mul(width, height, &plane), SD_ERR_MEMORY, "%zu x %zu pixels do not fit into memory", width, height);
+    SD_REQUIRE(sd_size_mul(width, height, &plane), SD_ERR_MEMORY, "%zu x %zu pixels do not fit into memory", width,
+               height);
     SD_REQUIRE(sd_size_mul(plane, e->channels, &plane), SD_ERR_MEMORY, "%zu x %zu pixels do not fit into memory", width,
                height);
     status = reserve(e->context, scratch, plane, sizeof(float));
@@ -266,7 +268,8 @@ static void let_go(sd_embedder *e, size_t count) {
     }
 }
 
-/* The first failure among the items, if any. Messages belong to the thread that met them, so the step is done again here. */
+/* The first failure among the items, if any. Messages belong to the thread that met them, so the step is done again
+ * here. */
 static sd_status first_failure(sd_embedder *e, size_t count, bool taking) {
     for (size_t i = 0; i < count; i++) {
         item *it = &e->items[i];
@@ -285,7 +288,8 @@ static sd_status first_failure(sd_embedder *e, size_t count, bool taking) {
 
 /* ---- the network --------------------------------------------------------------------------- */
 
-/* Activations for `count` images of one size: kept ones that are large enough, else new ones in the place used longest ago. */
+/* Activations for `count` images of one size: kept ones that are large enough, else new ones in the place used longest
+ * ago. */
 static sd_status find_plan(sd_embedder *e, size_t height, size_t width, size_t count, sd_activations **activations) {
     plan *place = &e->plans[0];
 

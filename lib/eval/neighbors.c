@@ -1,9 +1,10 @@
 /* Nearest neighbours by inner product, and the weighted k-NN classifier of DINO (eval_knn.py) on top of them.
  *
- * Queries are taken in blocks, one task each. A task multiplies its block with one block of the base after the other. The products
- * are a filter only: what they put within their rounding error of the k best so far is computed again by one plain dot product, which
- * decides. So equal rows have equal similarities wherever they lie (a BLAS does not promise that: its kernels may sum the columns
- * of one product in different orders), and the result is the same with every BLAS. */
+ * Queries are taken in blocks, one task each. A task multiplies its block with one block of the base after the other.
+ * The products are a filter only: what they put within their rounding error of the k best so far is computed again by
+ * one plain dot product, which decides. So equal rows have equal similarities wherever they lie (a BLAS does not
+ * promise that: its kernels may sum the columns of one product in different orders), and the result is the same with
+ * every BLAS. */
 #include "base/base.h"
 #include "math/math.h"
 
@@ -144,7 +145,8 @@ static void vote(search *s, const neighbor *nearest, size_t query, double *votes
     memset(votes, 0, s->classes * sizeof(double));
     /* Weights relative to the nearest one, so that a low temperature cannot overflow. */
     for (size_t i = 0; i < s->k; i++)
-        votes[s->labels[nearest[i].index]] += exp(((double)nearest[i].similarity - nearest_similarity) / s->temperature);
+        votes[s->labels[nearest[i].index]] +=
+            exp(((double)nearest[i].similarity - nearest_similarity) / s->temperature);
     for (size_t c = 1; c < s->classes; c++)
         if (votes[c] > votes[best])
             best = c;
@@ -179,8 +181,8 @@ static void search_task(void *work, size_t index, size_t thread) {
 
         if (sd_cancelled(s->context))
             return;
-        sd_sgemm(false, true, count, rows, s->d, 1.0f, s->queries + first_query * s->d, s->d, s->base + first * s->d, s->d,
-                 0.0f, scores, width);
+        sd_sgemm(false, true, count, rows, s->d, 1.0f, s->queries + first_query * s->d, s->d, s->base + first * s->d,
+                 s->d, 0.0f, scores, width);
         for (size_t q = 0; q < count; q++) {
             const float *query = s->queries + (first_query + q) * s->d;
             double slack = s->slack * sqrt(squared_length(query, s->d));
@@ -237,8 +239,8 @@ static sd_status run_search(search *s, const char *what) {
     s->base_block = sd_size_min(BASE_BLOCK, s->n);
     blocks = sd_size_ceil(s->m, s->query_block);
     threads = sd_size_max(threads, 1);
-    SD_EXPECT(sd_size_mul(threads, s->query_block, &room) && sd_size_mul(room, sd_size_max(s->k, s->base_block), &room) &&
-                  sd_size_mul(threads, s->classes, &room),
+    SD_EXPECT(sd_size_mul(threads, s->query_block, &room) &&
+                  sd_size_mul(room, sd_size_max(s->k, s->base_block), &room) && sd_size_mul(threads, s->classes, &room),
               SD_ERR_MEMORY, "%zu threads with %zu neighbours each do not fit into memory", threads, s->k);
     s->scores = SD_NEW_ARRAY(context, float, threads * s->query_block * s->base_block);
     s->heaps = SD_NEW_ARRAY(context, neighbor, threads * s->query_block * s->k);

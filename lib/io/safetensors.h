@@ -26,8 +26,8 @@ typedef struct sd_tensor_source {
     const float *data;
 } sd_tensor_source;
 
-/* Replaces the file `path` as file.h's sd_atomic_file does. Names, keys and values are UTF-8, and no name or key is there
- * twice; the keys of the checksums are added.
+/* Replaces the file `path` as file.h's sd_atomic_file does. Names, keys and values are UTF-8, and no name or key is
+ * there twice; the keys of the checksums are added.
  * Errors: SD_ERR_ARGUMENT, SD_ERR_IO, SD_ERR_MEMORY. */
 sd_status sd_safetensors_write(sd_context *context, const char *path, const sd_tensor_source *tensors, size_t count,
                                const sd_metadata *metadata, size_t metadata_count);

@@ -47,8 +47,9 @@ static size_t dtype_size(const char *dtype) {
     static const struct {
         const char *name;
         size_t size;
-    } types[] = {{"F32", 4}, {"F64", 8}, {"F16", 2},  {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4},
-                 {"I16", 2}, {"I8", 1},  {"BOOL", 1}, {"U64", 8},  {"U32", 4},     {"U16", 2},     {"U8", 1}};
+    } types[] = {{"F32", 4},     {"F64", 8}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1},
+                 {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4}, {"I16", 2},  {"I8", 1},
+                 {"BOOL", 1},    {"U64", 8}, {"U32", 4}, {"U16", 2},  {"U8", 1}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(dtype, types[i].name) == 0)
             return types[i].size;

@@ -1,11 +1,14 @@
-/* The coding rate R = 1/2 log det M, M = I + alpha G, and its gradient dR/dZ = alpha Z M^-1 (d <= n) or alpha M^-1 Z (n < d), on the
- * smaller Gram matrix G of Z.
+/* The coding rate R = 1/2 log det M, M = I + alpha G, and its gradient dR/dZ = alpha Z M^-1 (d <= n) or alpha M^-1 Z (n
+ * < d), on the smaller Gram matrix G of Z.
  *
- * Where float is enough. With u the unit roundoff of the Gram's arithmetic, its rounding moves M by a matrix of norm about
- *     noise = 8 u alpha |G|_F / sqrt(k)                          (random signs: |error| <= 4 u |G_ij|, norm 2 sqrt(k) of that)
- * and the gradient, relatively, by up to noise * |M^-1|. All eigenvalues of M are at least 1, so a small noise settles it; else
- * |M^-1| is estimated from the inverse at hand. Likewise the last product, Z times the inverse rounded to float, has the relative
- * error u |Z|_F |M^-1|_F / |Z M^-1|_F, where |Z|_F^2 = tr G and |Z M^-1|_F^2 = (tr M^-1 - |M^-1|_F^2) / alpha need no product.
+ * Where float is enough. With u the unit roundoff of the Gram's arithmetic, its rounding moves M by a matrix of norm
+ * about
+ *     noise = 8 u alpha |G|_F / sqrt(k)                          (random signs: |error| <= 4 u |G_ij|, norm 2 sqrt(k)
+ *     of that)
+ * and the gradient, relatively, by up to noise * |M^-1|. All eigenvalues of M are at least 1, so a small noise settles
+ * it; else |M^-1| is estimated from the inverse at hand. Likewise the last product, Z times the inverse rounded to
+ * float, has the relative error u |Z|_F |M^-1|_F / |Z M^-1|_F, where |Z|_F^2 = tr G and |Z M^-1|_F^2 = (tr M^-1 -
+ * |M^-1|_F^2) / alpha need no product.
  * Too large a bound means double; too large in double (rank-deficient rows at a tiny eps_sq), the QR form. */
 #include "loss/rate.h"
 
@@ -24,7 +27,8 @@
 #define ALLOWED_FLOAT_PRODUCT 5e-6
 #define ALLOWED_FOR_FLOAT 1e-6   /* in double, before QR takes over: for float rows, for double rows */
 #define ALLOWED_FOR_DOUBLE 2e-11
-/* Below this trace of alpha G, 1/2 (tr A - tr A^2 / 2 + tr A^3 / 3) is exact to 1e-11 while Cholesky would lose digits to the I. */
+/* Below this trace of alpha G, 1/2 (tr A - tr A^2 / 2 + tr A^3 / 3) is exact to 1e-11 while Cholesky would lose digits
+ * to the I. */
 #define SERIES_TRACE 2e-4
 
 /* ---- working space ------------------------------------------------------------------------- */
@@ -123,15 +127,15 @@ static void gram_task(void *work, size_t index, size_t thread) {
                        (float *)(void *)out, k, scratch, room);
     } else if (z->f64) {
         const double *from = z->f64 + offset;
-        e->space->dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, count, 1.0, from, z->ld, from, z->ld, 0.0, out, k, scratch,
-                       room);
+        e->space->dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, count, 1.0, from, z->ld, from, z->ld, 0.0, out,
+                               k, scratch, room);
     } else {
         double *chunk = e->space->chunks + thread * 2 * k * SD_RATE_CHUNK;
         for (size_t done = 0; done < count; done += SD_RATE_CHUNK) {
             size_t part = sd_size_min(SD_RATE_CHUNK, count - done), ld = e->tall ? k : part;
             load_chunk(e, first + done, part, chunk);
-            e->space->dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, part, 1.0, chunk, ld, chunk, ld, done ? 1.0 : 0.0, out, k,
-                           scratch, room);
+            e->space->dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, part, 1.0, chunk, ld, chunk, ld,
+                                   done ? 1.0 : 0.0, out, k, scratch, room);
         }
     }
 }
@@ -255,8 +259,8 @@ static double inverse_norm(evaluation *e) {
     for (int round = 0; round < 5; round++) {
         double before[SD_PROBES] = {0}, after[SD_PROBES] = {0};
 
-        e->space->dense->sgemm(false, false, SD_DENSE_ALL, k, SD_PROBES, k, 1.0f, e->space->inverse, k, v, SD_PROBES, 0.0f, w,
-                       SD_PROBES, e->space->scratch, e->space->scratch_bytes);
+        e->space->dense->sgemm(false, false, SD_DENSE_ALL, k, SD_PROBES, k, 1.0f, e->space->inverse, k, v, SD_PROBES,
+                               0.0f, w, SD_PROBES, e->space->scratch, e->space->scratch_bytes);
         for (size_t i = 0; i < k; i++) {
             for (size_t p = 0; p < SD_PROBES; p++) {
                 before[p] += (double)v[i * SD_PROBES + p] * (double)v[i * SD_PROBES + p];
@@ -297,9 +301,11 @@ static void product_double(evaluation *e, size_t first, size_t count, double *in
 
     load_chunk(e, first, count, in);
     if (e->tall)
-        e->space->dense->dgemm(false, false, SD_DENSE_ALL, count, k, k, e->factor, in, k, m, k, 0.0, out, k, scratch, room);
+        e->space->dense->dgemm(false, false, SD_DENSE_ALL, count, k, k, e->factor, in, k, m, k, 0.0, out, k, scratch,
+                               room);
     else
-        e->space->dense->dgemm(false, false, SD_DENSE_ALL, k, count, k, e->factor, m, k, in, count, 0.0, out, count, scratch, room);
+        e->space->dense->dgemm(false, false, SD_DENSE_ALL, k, count, k, e->factor, m, k, in, count, 0.0, out, count,
+                               scratch, room);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j++)
             store(e, out[i * columns + j], offset + i * ld + j);
@@ -313,7 +319,8 @@ static void product_qr(evaluation *e, size_t first, size_t count, double *in, vo
 
     sd_rows_long(e->z, first, count, 1.0, in);
     e->space->dense->dgemm(false, false, SD_DENSE_ALL, count, k, k, 1.0, in, k, t, k, 0.0, middle, k, scratch, room);
-    e->space->dense->dgemm(false, true, SD_DENSE_ALL, count, k, k, e->factor, middle, k, t, k, 0.0, in, k, scratch, room);
+    e->space->dense->dgemm(false, true, SD_DENSE_ALL, count, k, k, e->factor, middle, k, t, k, 0.0, in, k, scratch,
+                           room);
     for (size_t i = 0; i < count; i++)
         for (size_t j = 0; j < k; j++)
             store(e, in[i * k + j], e->tall ? (first + i) * ld + j : j * ld + first + i);
@@ -362,8 +369,8 @@ static void run_gradient(evaluation *e) {
 
 /* False when the gradient does not fit into float: nothing is written then. */
 static bool write_gradient(evaluation *e) {
-    /* |dR/dZ|_2 <= sqrt(alpha)/2, but what is rounding error in a direction that Z lacks has the size of alpha |Z|: only absurd
-     * scales can overflow. */
+    /* |dR/dZ|_2 <= sqrt(alpha)/2, but what is rounding error in a direction that Z lacks has the size of alpha |Z|:
+     * only absurd scales can overflow. */
     if (e->grad->f32 && !(fabs(e->factor) * (1.0 / sqrt(e->alpha) + sqrt(e->trace)) <= 1e-2 * (double)FLT_MAX)) {
         e->probe_only = true;
         run_gradient(e);

@@ -12,7 +12,8 @@ SD_API double sd_coding_rate_gamma(size_t n, size_t d) {
 }
 
 static sd_status check_eps(double eps_sq) {
-    SD_REQUIRE(eps_sq > 0.0 && isfinite(eps_sq), SD_ERR_ARGUMENT, "eps_sq is %g: it must be positive and finite", eps_sq);
+    SD_REQUIRE(eps_sq > 0.0 && isfinite(eps_sq), SD_ERR_ARGUMENT, "eps_sq is %g: it must be positive and finite",
+               eps_sq);
     return SD_OK;
 }
 
@@ -22,8 +23,8 @@ sd_status sd_rate_check(const void *z, size_t n, size_t d, size_t ldz, double ep
     SD_REQUIRE(n <= SD_BLAS_MAX && ldz <= SD_BLAS_MAX, SD_ERR_ARGUMENT,
                "z has %zu rows, ldz %zu: neither may be above %zu", n, ldz, SD_BLAS_MAX);
     SD_REQUIRE(ldz >= d, SD_ERR_ARGUMENT, "ldz is %zu: it must be at least d = %zu", ldz, d);
-    SD_REQUIRE(!grad || (ldg >= d && ldg <= SD_BLAS_MAX), SD_ERR_ARGUMENT, "ldg is %zu: it must be between d = %zu and %zu",
-               ldg, d, SD_BLAS_MAX);
+    SD_REQUIRE(!grad || (ldg >= d && ldg <= SD_BLAS_MAX), SD_ERR_ARGUMENT,
+               "ldg is %zu: it must be between d = %zu and %zu", ldg, d, SD_BLAS_MAX);
     return check_eps(eps_sq);
 }
 
@@ -93,7 +94,8 @@ static sd_status check_room(const sd_coding_rate_plan *plan, size_t n, size_t d)
     return SD_OK;
 }
 
-static sd_status run_rows(sd_rate_space *space, const sd_rows *z, double eps_sq, double *rate, const sd_rows_out *grad) {
+static sd_status run_rows(sd_rate_space *space, const sd_rows *z, double eps_sq, double *rate,
+                          const sd_rows_out *grad) {
     double alpha = sd_rate_alpha((double)z->n, z->d, eps_sq);
     sd_rate_failure failure;
 
@@ -150,8 +152,8 @@ static sd_status run_gram(double *m, const double *gram, size_t d, size_t ldg, d
             double entry = gram[i * ldg + j];
             SD_REQUIRE(isfinite(entry), SD_ERR_NUMERIC, "gram: row %zu, column %zu is not finite", i, j);
             m[i * d + j] = alpha * entry + (i == j ? 1.0 : 0.0);
-            SD_REQUIRE(isfinite(m[i * d + j]), SD_ERR_NUMERIC, "gram: row %zu, column %zu is %g, too large for a scale of %g",
-                       i, j, entry, alpha);
+            SD_REQUIRE(isfinite(m[i * d + j]), SD_ERR_NUMERIC,
+                       "gram: row %zu, column %zu is %g, too large for a scale of %g", i, j, entry, alpha);
         }
     }
     size_t pivot = sd_dpotrf_lower(d, m, d);
@@ -159,7 +161,8 @@ static sd_status run_gram(double *m, const double *gram, size_t d, size_t ldg, d
                alpha, pivot, d);
     for (size_t i = 0; i < d; i++)
         value += log(m[i * d + i]);
-    SD_REQUIRE(isfinite(value), SD_ERR_NUMERIC, "the coding rate is not finite: I + %g gram cannot be factorised", alpha);
+    SD_REQUIRE(isfinite(value), SD_ERR_NUMERIC, "the coding rate is not finite: I + %g gram cannot be factorised",
+               alpha);
     if (dgram) {
         pivot = sd_dpotri_lower(d, m, d);
         SD_REQUIRE(pivot == 0, SD_ERR_NUMERIC, "I + %g gram cannot be inverted: pivot %zu is 0", alpha, pivot);
@@ -194,8 +197,8 @@ static sd_status run_once(const sd_rows *z, double eps_sq, double *rate, const s
     return status;
 }
 
-SD_API sd_status sd_coding_rate(const float *z, size_t n, size_t d, size_t ldz, double eps_sq, double *rate, float *grad,
-                                size_t ldg) {
+SD_API sd_status sd_coding_rate(const float *z, size_t n, size_t d, size_t ldz, double eps_sq, double *rate,
+                                float *grad, size_t ldg) {
     const sd_rows rows = {.f32 = z, .n = n, .d = d, .ld = ldz};
     const sd_rows_out out = {.f32 = grad, .ld = ldg};
     sd_status status = sd_rate_check(z, n, d, ldz, eps_sq, grad, ldg);

@@ -6,8 +6,9 @@
 #include "math/dense.h"
 #include <simdino/loss.h>
 
-/* n rows of d, of float or of double: exactly one of the pointers is set. The short side is k = min(n, d); M = I + alpha G is k x k, with
- * G = Z'Z when d <= n and ZZ' otherwise. The long side is cut into slices, of which G is the sum. */
+/* n rows of d, of float or of double: exactly one of the pointers is set. The short side is k = min(n, d); M = I +
+ * alpha G is k x k, with G = Z'Z when d <= n and ZZ' otherwise. The long side is cut into slices, of which G is the
+ * sum. */
 typedef struct sd_rows {
     const float *f32;
     const double *f64;
@@ -33,8 +34,10 @@ typedef struct sd_rate_space {
     size_t k_max;
     size_t partials;     /* room for so many partial Grams: 1 without threads */
     size_t workers;      /* room for so many threads' chunks */
-    double *matrix;      /* k x k: M, then its Cholesky factor, then its inverse. The one allocation: the others lie in it */
-    double *partial;     /* partials x k x k, of double or of float: Grams of slices; then working space of the inverse */
+    /* k x k: M, then its Cholesky factor, then its inverse. The one allocation: the others lie in it */
+    double *matrix;
+    /* partials x k x k, of double or of float: Grams of slices; then working space of the inverse */
+    double *partial;
     float *inverse;      /* k x k: M^-1 rounded, in the place of the partial Grams */
     double *chunks;      /* workers x 2 x k x SD_RATE_CHUNK */
     char *scratch;       /* workers x scratch_bytes, for the products */
@@ -58,12 +61,13 @@ typedef struct sd_rate_failure {
     size_t row, column;
 } sd_rate_failure;
 
-/* R(Z) = 1/2 log det(I + alpha G) into *rate and scale * dR/dZ into `grad` (NULL: none). False when the result is not finite; then
- * *failure tells why and the outputs are as before. Does not allocate. */
+/* R(Z) = 1/2 log det(I + alpha G) into *rate and scale * dR/dZ into `grad` (NULL: none). False when the result is not
+ * finite; then *failure tells why and the outputs are as before. Does not allocate. */
 bool sd_rate_evaluate(sd_rate_space *space, const sd_rows *z, double alpha, sd_rate_precision precision, double scale,
                       double *rate, const sd_rows_out *grad, sd_rate_failure *failure);
 
-/* (tr G)^2 / tr(G^2) of float rows: how many directions they fill evenly; 0 for rows of zeros, NaN when they are not finite. */
+/* (tr G)^2 / tr(G^2) of float rows: how many directions they fill evenly; 0 for rows of zeros, NaN when they are not
+ * finite. */
 double sd_rate_effective_rank(sd_rate_space *space, const sd_rows *z);
 
 /* sd_fail with the message for `failure`; `where` is put before ("" or "student view 1, group 3: "). */
@@ -72,8 +76,9 @@ sd_status sd_rate_fail(const sd_rate_failure *failure, const sd_rows *z, double 
 /* The rows first .. first+count-1 of the long side as count x k doubles (ld k), times `factor`. */
 void sd_rows_long(const sd_rows *z, size_t first, size_t count, double factor, double *out);
 
-/* Upper triangular R (k x k, in place over the zeroed `r`) with R'R = I + alpha G by Householder reflections, never forming G: for
- * matrices whose condition number a Gram in double could not carry. chunk: k x SD_RATE_CHUNK. Returns 1/2 log det = sum log R_ii. */
+/* Upper triangular R (k x k, in place over the zeroed `r`) with R'R = I + alpha G by Householder reflections, never
+ * forming G: for matrices whose condition number a Gram in double could not carry. chunk: k x SD_RATE_CHUNK. Returns
+ * 1/2 log det = sum log R_ii. */
 double sd_rate_qr(const sd_rows *z, double alpha, double *r, double *chunk);
 /* R^-1 in place (upper triangle). */
 void sd_rate_qr_invert(size_t k, double *r);

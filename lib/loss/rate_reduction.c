@@ -1,5 +1,6 @@
-/* MCR2: Delta R = R(Z) - sum_k (n_k/n) R(Z_k), what rows gain by being spread over classes while each class stays together
- * (Yu et al., "Learning Diverse and Discriminative Representations via the Principle of Maximal Coding Rate Reduction", NeurIPS 2020). */
+/* MCR2: Delta R = R(Z) - sum_k (n_k/n) R(Z_k), what rows gain by being spread over classes while each class stays
+ * together (Yu et al., "Learning Diverse and Discriminative Representations via the Principle of Maximal Coding Rate
+ * Reduction", NeurIPS 2020). */
 #include "loss/rate.h"
 
 #include <stdio.h>
@@ -62,8 +63,8 @@ static sd_status reduce(const sd_rows *z, const int32_t *labels, size_t classes,
 
     SD_REQUIRE(labels, SD_ERR_ARGUMENT, "labels is NULL");
     SD_REQUIRE(classes > 0, SD_ERR_ARGUMENT, "classes is 0: it must be at least 1");
-    SD_EXPECT(sd_size_mul(z->n, z->d, &count) && classes < SIZE_MAX, SD_ERR_MEMORY, "%zu rows of %zu are too many", z->n,
-              z->d);
+    SD_EXPECT(sd_size_mul(z->n, z->d, &count) && classes < SIZE_MAX, SD_ERR_MEMORY, "%zu rows of %zu are too many",
+              z->n, z->d);
     r.order = SD_NEW_ARRAY(NULL, size_t, z->n);
     r.starts = SD_NEW_ARRAY(NULL, size_t, classes + 1);
     r.sorted = sd_allocate(NULL, count, item);
@@ -95,7 +96,8 @@ static sd_status reduce(const sd_rows *z, const int32_t *labels, size_t classes,
             part.f64 = (const double *)r.sorted + first * z->d;
         out = out_at(z, r.part_gradient, first);
         alpha = sd_rate_alpha((double)rows, z->d, eps_sq);
-        if (!sd_rate_evaluate(&r.space, &part, alpha, SD_RATE_FLOAT_GRAM, weight, &rate, grad ? &out : NULL, &failure)) {
+        if (!sd_rate_evaluate(&r.space, &part, alpha, SD_RATE_FLOAT_GRAM, weight, &rate, grad ? &out : NULL,
+                              &failure)) {
             char where[64];
             snprintf(where, sizeof(where), "class %zu: ", k);
             status = sd_rate_fail(&failure, &part, alpha, where);
@@ -127,14 +129,15 @@ cleanup:
     return status;
 }
 
-SD_API sd_status sd_rate_reduction(const float *z, size_t n, size_t d, size_t ldz, const int32_t *labels, size_t classes,
-                                   double eps_sq, double *reduction, double *whole, double *parts, float *grad,
-                                   size_t ldg) {
+SD_API sd_status sd_rate_reduction(const float *z, size_t n, size_t d, size_t ldz, const int32_t *labels,
+                                   size_t classes, double eps_sq, double *reduction, double *whole, double *parts,
+                                   float *grad, size_t ldg) {
     const sd_rows rows = {.f32 = z, .n = n, .d = d, .ld = ldz};
     const sd_rows_out out = {.f32 = grad, .ld = ldg};
     sd_status status = sd_rate_check(z, n, d, ldz, eps_sq, grad, ldg);
 
-    return status == SD_OK ? reduce(&rows, labels, classes, eps_sq, reduction, whole, parts, grad ? &out : NULL) : status;
+    return status == SD_OK ? reduce(&rows, labels, classes, eps_sq, reduction, whole, parts, grad ? &out : NULL)
+                           : status;
 }
 
 SD_API sd_status sd_rate_reduction_f64(const double *z, size_t n, size_t d, size_t ldz, const int32_t *labels,
@@ -144,5 +147,6 @@ SD_API sd_status sd_rate_reduction_f64(const double *z, size_t n, size_t d, size
     const sd_rows_out out = {.f64 = grad, .ld = ldg};
     sd_status status = sd_rate_check(z, n, d, ldz, eps_sq, grad, ldg);
 
-    return status == SD_OK ? reduce(&rows, labels, classes, eps_sq, reduction, whole, parts, grad ? &out : NULL) : status;
+    return status == SD_OK ? reduce(&rows, labels, classes, eps_sq, reduction, whole, parts, grad ? &out : NULL)
+                           : status;
 }

@@ -1,10 +1,11 @@
-/* The SimDINO loss: -coeff * compression - expansion (Wu et al., "Simplifying DINO via Coding Rate Regularization", ICML 2025).
+/* The SimDINO loss: -coeff * compression - expansion (Wu et al., "Simplifying DINO via Coding Rate Regularization",
+ * ICML 2025).
  *
  *   compression = mean over (teacher view i in {0, 1}, student view j != i) and samples of cos(t_i, s_j)
  *   expansion   = gamma * mean over i in {0, 1} of R(W_i), W_i = s_i or (s_i + t_i)/2
  *
- * Compression costs one dot product for each student row, not one for each pair: with weighted rows, the sum over i != j of
- * <t_i, s_j> is <T_j, s_j>, where T_0 = t_1, T_1 = t_0 and T_j = t_0 + t_1 for the local views. */
+ * Compression costs one dot product for each student row, not one for each pair: with weighted rows, the sum over i !=
+ * j of <t_i, s_j> is <T_j, s_j>, where T_0 = t_1, T_1 = t_0 and T_j = t_0 + t_1 for the local views. */
 #include "loss/rate.h"
 
 #include "math/math.h"
@@ -68,8 +69,8 @@ static sd_status check_config(const sd_simdino_config *config) {
     SD_REQUIRE(config->groups >= 1, SD_ERR_ARGUMENT, "groups is %d: it must be at least 1", (int)config->groups);
     SD_REQUIRE(config->reduce_gram == 0 || config->reduce_gram == 1, SD_ERR_ARGUMENT,
                "reduce_gram is %d: it must be 0 or 1", (int)config->reduce_gram);
-    SD_REQUIRE(config->normalized == 0 || config->normalized == 1, SD_ERR_ARGUMENT, "normalized is %d: it must be 0 or 1",
-               (int)config->normalized);
+    SD_REQUIRE(config->normalized == 0 || config->normalized == 1, SD_ERR_ARGUMENT,
+               "normalized is %d: it must be 0 or 1", (int)config->normalized);
     for (size_t i = 0; i < sizeof(config->reserved) / sizeof(*config->reserved); i++)
         SD_REQUIRE(config->reserved[i] == 0, SD_ERR_ARGUMENT, "reserved[%zu] is not 0: set by a newer header?", i);
     return SD_OK;
@@ -123,7 +124,8 @@ SD_API sd_status sd_simdino_loss_create(sd_context *context, const sd_simdino_co
                SD_BLAS_MAX);
     SD_REQUIRE(max_views >= GLOBAL_VIEWS, SD_ERR_ARGUMENT, "max_views is %zu: it must be at least 2", max_views);
     SD_REQUIRE(max_samples >= (size_t)read.groups && max_samples <= SD_BLAS_MAX, SD_ERR_ARGUMENT,
-               "max_samples is %zu: it must be between the %d groups and %zu", max_samples, (int)read.groups, SD_BLAS_MAX);
+               "max_samples is %zu: it must be between the %d groups and %zu", max_samples, (int)read.groups,
+               SD_BLAS_MAX);
     l = SD_NEW(context, sd_simdino_loss);
     if (!l)
         return SD_ERR_MEMORY;
@@ -206,7 +208,8 @@ static double inverse_length(const pass *p, const float *row, bool *clamped) {
     return 1.0 / (*clamped ? NORM_FLOOR : length);
 }
 
-/* Sum over teacher views i != j of cos(t_i, s_j) for sample r, and its gradient with respect to s_j times -pair_scale into `grad`. */
+/* Sum over teacher views i != j of cos(t_i, s_j) for sample r, and its gradient with respect to s_j times -pair_scale
+ * into `grad`. */
 static double compress_row(const pass *p, size_t view, size_t r, const double teacher_scale[2], float *grad) {
     size_t dim = p->loss->dim;
     const float *s = p->student + (view * p->samples + r) * dim;
@@ -339,13 +342,16 @@ static sd_status check_values(const pass *p, double compression) {
 
 SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *student, const float *teacher,
                                           size_t samples, size_t views, float *grad, sd_simdino_result *result) {
-    SD_REQUIRE(loss && student && teacher, SD_ERR_ARGUMENT, "%s is NULL", !loss ? "loss" : !student ? "student" : "teacher");
+    SD_REQUIRE(loss && student && teacher, SD_ERR_ARGUMENT, "%s is NULL",
+               !loss      ? "loss"
+               : !student ? "student"
+                          : "teacher");
     const sd_simdino_config *config = &loss->config;
     size_t groups = (size_t)config->groups;
-    SD_REQUIRE(samples > 0 && samples <= loss->max_samples, SD_ERR_ARGUMENT, "samples is %zu: it must be between 1 and %zu",
-               samples, loss->max_samples);
-    SD_REQUIRE(samples % groups == 0, SD_ERR_ARGUMENT, "samples is %zu: it must be a multiple of the %zu groups", samples,
-               groups);
+    SD_REQUIRE(samples > 0 && samples <= loss->max_samples, SD_ERR_ARGUMENT,
+               "samples is %zu: it must be between 1 and %zu", samples, loss->max_samples);
+    SD_REQUIRE(samples % groups == 0, SD_ERR_ARGUMENT, "samples is %zu: it must be a multiple of the %zu groups",
+               samples, groups);
     SD_REQUIRE(views >= GLOBAL_VIEWS && views <= loss->max_views, SD_ERR_ARGUMENT,
                "views is %zu: it must be between 2 and %zu", views, loss->max_views);
 

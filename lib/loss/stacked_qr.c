@@ -1,6 +1,7 @@
-/* The coding rate without a Gram matrix. I + alpha Z'Z is S'S for the stacked matrix S = [I; sqrt(alpha) Z], so its Cholesky factor is
- * the R of S = QR. Forming Z'Z squares the condition number; this does not, and it cannot break down. It is several times slower
- * and only used where the Gram cannot carry the result: rank-deficient features at a tiny eps_sq. */
+/* The coding rate without a Gram matrix. I + alpha Z'Z is S'S for the stacked matrix S = [I; sqrt(alpha) Z], so its
+ * Cholesky factor is the R of S = QR. Forming Z'Z squares the condition number; this does not, and it cannot break
+ * down. It is several times slower and only used where the Gram cannot carry the result: rank-deficient features at a
+ * tiny eps_sq. */
 #include "loss/rate.h"
 
 #include <math.h>
@@ -18,7 +19,8 @@ void sd_rows_long(const sd_rows *z, size_t first, size_t count, double factor, d
     }
 }
 
-/* Eliminates the rows x (count x k) below the triangle r (k x k) by reflections, one for each column: r then is the triangle of both. */
+/* Eliminates the rows x (count x k) below the triangle r (k x k) by reflections, one for each column: r then is the
+ * triangle of both. */
 static void append_rows(size_t k, double *r, double *x, size_t count, double *w) {
     for (size_t j = 0; j < k; j++) {
         double below = 0.0;

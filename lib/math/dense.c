@@ -1,5 +1,5 @@
-/* Matrix products in registers and cache, and Cholesky and inverse in blocks on top of them. The kernels are in dense_kernel.h, once
- * for each type and instruction set; the CPU decides at run time. */
+/* Matrix products in registers and cache, and Cholesky and inverse in blocks on top of them. The kernels are in
+ * dense_kernel.h, once for each type and instruction set; the CPU decides at run time. */
 #include "math/dense.h"
 
 #include "math/kernels.h"
@@ -79,16 +79,16 @@
 
 #endif
 
-static void product_f32_blas(bool ta, bool tb, sd_dense_part part, size_t m, size_t n, size_t k, float alpha, const float *a,
-                             size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch,
-                             size_t scratch_bytes) {
+static void product_f32_blas(bool ta, bool tb, sd_dense_part part, size_t m, size_t n, size_t k, float alpha,
+                             const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc,
+                             void *scratch, size_t scratch_bytes) {
     (void)part, (void)scratch, (void)scratch_bytes;
     sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 static void product_f64_blas(bool ta, bool tb, sd_dense_part part, size_t m, size_t n, size_t k, double alpha,
-                             const double *a, size_t lda, const double *b, size_t ldb, double beta, double *c, size_t ldc,
-                             void *scratch, size_t scratch_bytes) {
+                             const double *a, size_t lda, const double *b, size_t ldb, double beta, double *c,
+                             size_t ldc, void *scratch, size_t scratch_bytes) {
     (void)part, (void)scratch, (void)scratch_bytes;
     sd_dgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
@@ -116,8 +116,8 @@ size_t sd_dense_scratch(size_t k, size_t n) {
 
 /* ---- blocks on the diagonal ---------------------------------------------------------------- */
 
-/* U of one block in place, row by row, and v = (U^-1)' (lower triangular, zeros above). Rows are padded to BLOCK, so that the loops have
- * a fixed length from the diagonal's vector on. 0, or the 1-based pivot. */
+/* U of one block in place, row by row, and v = (U^-1)' (lower triangular, zeros above). Rows are padded to BLOCK, so
+ * that the loops have a fixed length from the diagonal's vector on. 0, or the 1-based pivot. */
 #if defined(HAVE_KERNELS) && defined(__GLIBC__) && !defined(__clang__)
 #define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -187,7 +187,8 @@ size_t sd_dense_cholesky(const sd_dense *dense, size_t n, double *a, size_t lda,
         }
         if (right == 0)
             break;
-        /* U(j, right) = (U(j, j)')^-1 A(j, right), by columns so that it can be done in place; then the rest loses U(j, right)'U(j, right). */
+        /* U(j, right) = (U(j, j)')^-1 A(j, right), by columns so that it can be done in place; then the rest loses U(j,
+         * right)'U(j, right). */
         double *beside = diagonal + nj;
         for (size_t c = 0; c < right; c += BLOCK) {
             size_t nc = sd_size_min(BLOCK, right - c);
@@ -210,8 +211,8 @@ void sd_dense_invert(const sd_dense *dense, size_t n, double *a, size_t lda, dou
     for (size_t i = BLOCK; i < n; i += BLOCK) {
         size_t ni = sd_size_min(BLOCK, n - i);
         for (size_t j = 0; j < i; j += BLOCK) {
-            dense->dgemm(true, false, SD_DENSE_ALL, ni, BLOCK, i - j, 1.0, a + j * lda + i, lda, inverse + j * n + j, n, 0.0,
-                           sum, BLOCK, scratch, scratch_bytes);
+            dense->dgemm(true, false, SD_DENSE_ALL, ni, BLOCK, i - j, 1.0, a + j * lda + i, lda, inverse + j * n + j, n,
+                         0.0, sum, BLOCK, scratch, scratch_bytes);
             dense->dgemm(false, false, SD_DENSE_ALL, ni, BLOCK, ni, -1.0, inverse + i * n + i, n, sum, BLOCK, 0.0,
                            inverse + i * n + j, n, scratch, scratch_bytes);
         }

@@ -1,4 +1,5 @@
-/* The product of one type for one instruction set: dense.c includes this file with these macros set, and it undefines them.
+/* The product of one type for one instruction set: dense.c includes this file with these macros set, and it undefines
+ * them.
  *   NAME(x)      names of this type and set          TARGET     function attribute that allows the instructions
  *   REAL         float or double                     VECTOR, WIDTH   a vector register and its number of elements
  *   ZERO, SPREAD(x), LOAD(p), STORE(p, v), FMA(a, b, c) = a*b + c
@@ -31,7 +32,8 @@ TARGET static void NAME(tile)(size_t k, const REAL *a, const size_t *row, size_t
 }
 
 /* Columns j .. j+count-1 of op(B), rows l .. l+k-1, as k x 2 WIDTH, padded with zeros. */
-TARGET static void NAME(pack)(bool tb, const REAL *b, size_t ldb, size_t l, size_t k, size_t j, size_t count, REAL *out) {
+TARGET static void NAME(pack)(bool tb, const REAL *b, size_t ldb, size_t l, size_t k, size_t j, size_t count,
+                              REAL *out) {
     const size_t width = 2 * WIDTH;
 
     if (count < width)
@@ -64,7 +66,8 @@ TARGET static void NAME(pack)(bool tb, const REAL *b, size_t ldb, size_t l, size
     }
 }
 
-TARGET static void NAME(add_tile)(size_t rows, size_t columns, REAL alpha, const REAL *tile, REAL beta, REAL *c, size_t ldc) {
+TARGET static void NAME(add_tile)(size_t rows, size_t columns, REAL alpha, const REAL *tile, REAL beta, REAL *c,
+                                  size_t ldc) {
     for (size_t r = 0; r < rows; r++) {
         const REAL *from = tile + r * 2 * WIDTH;
         REAL *to = c + r * ldc;
@@ -86,15 +89,16 @@ TARGET static void NAME(add_tile)(size_t rows, size_t columns, REAL alpha, const
     }
 }
 
-TARGET static void NAME(product)(bool ta, bool tb, sd_dense_part part, size_t m, size_t n, size_t k, REAL alpha, const REAL *a,
-                                 size_t lda, const REAL *b, size_t ldb, REAL beta, REAL *c, size_t ldc, void *scratch,
-                                 size_t scratch_bytes) {
+TARGET static void NAME(product)(bool ta, bool tb, sd_dense_part part, size_t m, size_t n, size_t k, REAL alpha,
+                                 const REAL *a, size_t lda, const REAL *b, size_t ldb, REAL beta, REAL *c, size_t ldc,
+                                 void *scratch, size_t scratch_bytes) {
     const size_t width = 2 * WIDTH;
     REAL *packed = scratch;
     _Alignas(SD_ALIGNMENT) REAL tile[ROWS * 2 * WIDTH], panel[ROWS * DENSE_DEPTH];
 
     for (size_t l = 0; l < k; l += DENSE_DEPTH) {
-        size_t depth = sd_size_min(DENSE_DEPTH, k - l), at_once = scratch_bytes / (depth * width * sizeof(REAL)) * width;
+        size_t depth = sd_size_min(DENSE_DEPTH, k - l),
+               at_once = scratch_bytes / (depth * width * sizeof(REAL)) * width;
         REAL scale = l == 0 ? beta : 1;
 
         for (size_t j0 = 0; j0 < n; j0 += at_once) {
@@ -120,7 +124,8 @@ TARGET static void NAME(product)(bool ta, bool tb, sd_dense_part part, size_t m,
                     if (part == SD_DENSE_UPPER && j0 + j + width <= i)
                         continue;
                     NAME(tile)(depth, from, row, step, packed + j * depth, tile);
-                    NAME(add_tile)(rows, sd_size_min(width, columns - j), alpha, tile, scale, c + i * ldc + j0 + j, ldc);
+                    NAME(add_tile)
+                    (rows, sd_size_min(width, columns - j), alpha, tile, scale, c + i * ldc + j0 + j, ldc);
                 }
             }
         }

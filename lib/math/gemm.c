@@ -1,8 +1,8 @@
 /* The GEMM façade: the only file that calls a BLAS for products, and the one that decides whether to.
  *
- * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does not know, a quarter of
- * the speed and less), and a host that has loaded it cannot change that any more. Then the products of dense.h are used, which equal a BLAS
- * with the right kernels. */
+ * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does
+ * not know, a quarter of the speed and less), and a host that has loaded it cannot change that any more. Then the
+ * products of dense.h are used, which equal a BLAS with the right kernels. */
 #include "math/math.h"
 
 #include "base/system.h"
@@ -17,7 +17,8 @@
 /* Working memory of an own product, on the stack: a product of more columns goes group by group. */
 #define OWN_SCRATCH ((size_t)128 * 1024)
 
-/* The products of dense.h where they are to be used, else NULL. What is asked for the first time is kept: it is the same in the whole process. */
+/* The products of dense.h where they are to be used, else NULL. What is asked for the first time is kept: it is the
+ * same in the whole process. */
 static const sd_dense *own_products(void) {
     enum { UNKNOWN, BLAS, OWN };
     static atomic_int choice = UNKNOWN;
@@ -49,8 +50,8 @@ void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const
                 alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
 
-void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda, const double *b,
-              size_t ldb, double beta, double *c, size_t ldc) {
+void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda,
+              const double *b, size_t ldb, double beta, double *c, size_t ldc) {
     const sd_dense *own = own_products();
     if (own != NULL && k > 0) {
         _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];

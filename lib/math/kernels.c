@@ -1,5 +1,5 @@
-/* The vector kernels. This file is compiled once for each instruction set with SD_KERNELS naming the table that it defines; the loops are
- * plain C that the compiler vectorises (`omp simd` allows it to reorder the sums). */
+/* The vector kernels. This file is compiled once for each instruction set with SD_KERNELS naming the table that it
+ * defines; the loops are plain C that the compiler vectorises (`omp simd` allows it to reorder the sums). */
 #include "math/kernels.h"
 
 #include <float.h>
@@ -26,8 +26,8 @@ static inline int32_t bits_of_float(float value) {
     return bits;
 }
 
-/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln 2 / 2, and e^r = 1 + r + r^2 P(r), P the minimax polynomial of degree 4 (relative error
- * 3e-9 before rounding). Below -87 the result is that of -87 (1.6e-38), above 88 that of 88. */
+/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln 2 / 2, and e^r = 1 + r + r^2 P(r), P the minimax polynomial of
+ * degree 4 (relative error 3e-9 before rounding). Below -87 the result is that of -87 (1.6e-38), above 88 that of 88. */
 static inline float exp_kernel(float x) {
     const float round_shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
     x = x < -87.0f ? -87.0f : x;
@@ -46,8 +46,9 @@ static inline float exp_kernel(float x) {
     return float_from_bits((int32_t)((uint32_t)bits_of_float(p) + ((uint32_t)bits_of_float(shifted) << 23)));
 }
 
-/* Normal distribution. With t = |x| and w = 1/(1 + 0.265 t): upper tail Phi(-t) = e^(-t^2/2) Q(w), Q a minimax polynomial of degree 9 (relative
- * error 1.2e-8 before rounding for t <= 14), so that both tails keep their relative accuracy. `density` receives e^(-x^2/2). */
+/* Normal distribution. With t = |x| and w = 1/(1 + 0.265 t): upper tail Phi(-t) = e^(-t^2/2) Q(w), Q a minimax
+ * polynomial of degree 9 (relative error 1.2e-8 before rounding for t <= 14), so that both tails keep their relative
+ * accuracy. `density` receives e^(-x^2/2). */
 static inline float normal_distribution(float x, float *density) {
     float t = fabsf(x);
     float e = exp_kernel(-0.5f * x * x);

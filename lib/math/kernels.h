@@ -1,7 +1,8 @@
-/* Vector kernels: plain C loops over rows, compiled once per instruction set (kernels.c) and chosen at run time (dispatch.c).
+/* Vector kernels: plain C loops over rows, compiled once per instruction set (kernels.c) and chosen at run time
+ * (dispatch.c).
  *
- * Rows of n elements; `ld` is the distance of rows where it may differ from n. Outputs may not overlap inputs unless a comment says
- * "in place". */
+ * Rows of n elements; `ld` is the distance of rows where it may differ from n. Outputs may not overlap inputs unless a
+ * comment says "in place". */
 #ifndef SD_KERNELS_H
 #define SD_KERNELS_H
 
@@ -16,8 +17,8 @@ typedef struct sd_kernels {
     /* y = (x - mean)/sqrt(var + 1e-6) * weight + bias, by row. mean and rstd receive one number per row. */
     void (*layer_norm)(const float *x, size_t rows, size_t n, const float *weight, const float *bias, float *y,
                        float *mean, float *rstd);
-    /* dx += the gradient through layer_norm; dweight += , dbias += sums over rows. y, if not NULL, receives layer_norm's output
-     * again (it needs bias then). */
+    /* dx += the gradient through layer_norm; dweight += , dbias += sums over rows. y, if not NULL, receives
+     * layer_norm's output again (it needs bias then). */
     void (*layer_norm_backward)(const float *dy, const float *x, const float *mean, const float *rstd, size_t rows,
                                 size_t n, const float *weight, const float *bias, float *dx, float *dweight,
                                 float *dbias, float *y);
@@ -39,8 +40,8 @@ typedef struct sd_kernels {
     void (*softmax)(float *s, size_t rows, size_t n, size_t ld);
     /* dp <- scale * p (dp - <p, dp>) by row, in place. ld as above; elements from n on of both are ignored. */
     void (*softmax_backward)(const float *p, float *dp, size_t rows, size_t n, size_t ld, float scale);
-    /* Attention of one query q[n] over `tokens` keys and values (rows of n, distance ld): p receives the softmax of scale * K q
-     * (tokens floats, room for padding to SD_ROW_PAD), o[n] = p V. */
+    /* Attention of one query q[n] over `tokens` keys and values (rows of n, distance ld): p receives the softmax of
+     * scale * K q (tokens floats, room for padding to SD_ROW_PAD), o[n] = p V. */
     void (*attend_one)(const float *q, const float *k, const float *v, size_t tokens, size_t n, size_t ld, float scale,
                        float *p, float *o);
     /* Its backward: from p and do_ = dL/do, writes dq[n] and the rows of dk and dv (distance ldd). work: room as p. */

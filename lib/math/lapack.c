@@ -1,5 +1,5 @@
-/* Cholesky factorisations. A row-major lower triangle is a column-major upper one, so LAPACK works on the matrices as they lie: nothing
- * is transposed, and the _work functions of LAPACKE allocate nothing. */
+/* Cholesky factorisations. A row-major lower triangle is a column-major upper one, so LAPACK works on the matrices as
+ * they lie: nothing is transposed, and the _work functions of LAPACKE allocate nothing. */
 #include "math/math.h"
 #include "config.h"
 

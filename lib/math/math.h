@@ -1,10 +1,12 @@
-/* math - matrix products, factorisations and vector kernels. The GEMM façade is the only place that knows which BLAS runs. */
+/* math - matrix products, factorisations and vector kernels. The GEMM façade is the only place that knows which BLAS
+ * runs. */
 #ifndef SD_MATH_H
 #define SD_MATH_H
 
 #include "base/base.h"
 
-/* ---- products (gemm.c). All row-major; sizes fit into int (checked where objects are created, SD_BLAS_MAX) ------------- */
+/* ---- products (gemm.c). All row-major; sizes fit into int (checked where objects are created, SD_BLAS_MAX)
+ * ------------- */
 
 #define SD_BLAS_MAX ((size_t)INT32_MAX)
 
@@ -12,8 +14,8 @@
  * beta = 0 does not read C. One thread (when the BLAS is set to one). */
 void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b,
               size_t ldb, float beta, float *c, size_t ldc);
-void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda, const double *b,
-              size_t ldb, double beta, double *c, size_t ldc);
+void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda,
+              const double *b, size_t ldb, double beta, double *c, size_t ldc);
 /* What computes them: "blas", or the instruction set of the own products that stand in for a BLAS with unfit kernels. */
 const char *sd_gemm_name(void);
 

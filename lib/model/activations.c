@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-/* Rows of a chunk: large enough that packing the weights for a product costs little, small enough that a chunk's activations stay in the cache.
+/* Rows of a chunk: large enough that packing the weights for a product costs little, small enough that a chunk's
+ * activations stay in the cache.
  * It does not depend on the number of threads, and so neither do the results. */
 #define SD_CHUNK_ROWS 400
 
@@ -63,8 +64,9 @@ static sd_status check_groups(const sd_geometry *g, const sd_image_group *groups
     for (size_t i = 0; i < count; i++) {
         SD_REQUIRE(groups[i].height >= g->patch && groups[i].width >= g->patch && groups[i].height % g->patch == 0 &&
                        groups[i].width % g->patch == 0,
-                   SD_ERR_ARGUMENT, "group %zu has images of %zu x %zu pixels: both sides must be multiples of the patch size %zu",
-                   i, groups[i].height, groups[i].width, g->patch);
+                   SD_ERR_ARGUMENT,
+                   "group %zu has images of %zu x %zu pixels: both sides must be multiples of the patch size %zu", i,
+                   groups[i].height, groups[i].width, g->patch);
         SD_REQUIRE(groups[i].height <= 65536 && groups[i].width <= 65536, SD_ERR_ARGUMENT,
                    "group %zu has images of %zu x %zu pixels: sides above 65536 are not supported", i, groups[i].height,
                    groups[i].width);
@@ -310,8 +312,8 @@ sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_ch
     size_t row1 = a->branches[2 * block].row_before[chunk->first];
     size_t row2 = a->branches[2 * block + 1].row_before[chunk->first];
     bool class_only = !a->all_tokens && block + 1 == g->depth;
-    /* In a forward pass chunks are in different blocks at the same time: where blocks share buffers, a chunk keeps to its own rows, as
-     * compact rows of one block may be another chunk's in another block. */
+    /* In a forward pass chunks are in different blocks at the same time: where blocks share buffers, a chunk keeps to
+     * its own rows, as compact rows of one block may be another chunk's in another block. */
     if (a->mode == SD_ACTIVATIONS_MEMORY && in_forward && !class_only)
         row1 = row2 = row;
     sd_block_store store = a->blocks[block];

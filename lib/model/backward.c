@@ -1,5 +1,5 @@
-/* The backward pass: block by block from the last, each in two parallel sections: chunks of images (gradients of activations), then tiles of the
- * weight gradients, whose products run over all rows at once. */
+/* The backward pass: block by block from the last, each in two parallel sections: chunks of images (gradients of
+ * activations), then tiles of the weight gradients, whose products run over all rows at once. */
 #include "math/math.h"
 #include "model/model.h"
 
@@ -23,7 +23,8 @@ typedef struct backward_work {
 
 /* ---- patch embedding ----------------------------------------------------------------------- */
 
-/* Leaves the patches for the weight product, the sum over patch rows for the bias, and the gradient of the pixels where it is wanted. */
+/* Leaves the patches for the weight product, the sum over patch rows for the bias, and the gradient of the pixels where
+ * it is wanted. */
 static void embed_backward(const backward_work *job, const sd_chunk *chunk, size_t thread, float *partial) {
     const sd_activations *a = job->a;
     const sd_geometry *g = &a->geometry;
@@ -210,7 +211,8 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, con
     sd_status status = sd_config_read(&inputs, sizeof inputs, inputs_source, "sd_backward_inputs");
     if (status != SD_OK)
         return status;
-    SD_REQUIRE(a->mode != SD_ACTIVATIONS_INFERENCE, SD_ERR_STATE, "the activations are for inference: nothing was stored");
+    SD_REQUIRE(a->mode != SD_ACTIVATIONS_INFERENCE, SD_ERR_STATE,
+               "the activations are for inference: nothing was stored");
     SD_REQUIRE(a->has_forward, SD_ERR_STATE, "there was no forward pass before this backward pass");
     SD_REQUIRE(memcmp(&model->geometry, &a->geometry, sizeof a->geometry) == 0, SD_ERR_MISMATCH,
                "the activations were made for a model of another configuration");

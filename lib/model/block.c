@@ -86,8 +86,8 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     size_t d = a->geometry.dim, f = a->geometry.hidden;
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact = attention->row_before[chunk->first];
-    branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1, store->mean1,
-                store->rstd1);
+    branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
+                store->mean1, store->rstd1);
     if (rows1 > 0) {
         sd_sgemm(false, true, rows1, 3 * d, d, 1.0f, normal1, d, SD_PARAMETER(qkv_weight), d, 0.0f, store->qkv, 3 * d);
         a->kernels->add_bias(store->qkv, rows1, 3 * d, 3 * d, SD_PARAMETER(qkv_bias));
@@ -97,12 +97,13 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
                 sd_attention_forward(a->kernels, store->qkv + row * 3 * d, sd_image_tokens(a, s), d, a->geometry.heads,
                                      store->attention + row * d, work->attention);
             }
-        sd_sgemm(false, true, rows1, d, d, 1.0f, store->attention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch, d);
+        sd_sgemm(false, true, rows1, d, d, 1.0f, store->attention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch,
+                 d);
     }
     branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), store->middle);
 
-    branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2, store->mean2,
-                store->rstd2);
+    branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
+                store->mean2, store->rstd2);
     if (rows2 > 0) {
         sd_sgemm(false, true, rows2, f, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, f);
         a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), gelu, f);
@@ -139,8 +140,9 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
         a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
         sd_sgemm(false, false, rows2, d, f, 1.0f, dhidden, f, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
     }
-    branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2, SD_PARAMETER(norm2_weight),
-                         SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight, partial + p.norm2_bias, normal2);
+    branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
+                         SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight,
+                         partial + p.norm2_bias, normal2);
 
     branch_gather(a, attention, chunk, dx, dattention);
     if (rows1 > 0) {
@@ -155,8 +157,9 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
         a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
         sd_sgemm(false, false, rows1, d, 3 * d, 1.0f, dqkv, 3 * d, SD_PARAMETER(qkv_weight), d, 0.0f, work->branch, d);
     }
-    branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1, SD_PARAMETER(norm1_weight),
-                         SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight, partial + p.norm1_bias, normal1);
+    branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1,
+                         SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight,
+                         partial + p.norm1_bias, normal1);
 }
 
 /* ---- the attention of a last block of which only the class tokens are read ------------------ */
@@ -175,8 +178,8 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
 
     for (size_t s = chunk->first; s < chunk->last; s++)
         memcpy(tail->x + s * d, store.x + (a->image_row[s] - a->image_row[chunk->first]) * d, d * sizeof(float));
-    branch_norm(a, branch, chunk, store.x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal, store.mean1,
-                store.rstd1);
+    branch_norm(a, branch, chunk, store.x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal,
+                store.mean1, store.rstd1);
     if (rows == 0)
         return;
     sd_sgemm(false, true, rows, 2 * d, d, 1.0f, work->normal, d, qkv_weight + d * d, d, 0.0f, store.qkv, 2 * d);
@@ -185,8 +188,8 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
         if (sd_branch_keeps(branch, s))
             memcpy(tail->normal1 + branch->image_before[s] * d, work->normal + (branch->row_before[s] - compact) * d,
                    d * sizeof(float));
-    sd_sgemm(false, true, images, d, d, 1.0f, tail->normal1 + first * d, d, qkv_weight, d, 0.0f, tail->query + first * d,
-             d);
+    sd_sgemm(false, true, images, d, d, 1.0f, tail->normal1 + first * d, d, qkv_weight, d, 0.0f,
+             tail->query + first * d, d);
     a->kernels->add_bias(tail->query + first * d, images, d, d, qkv_bias);
     float scale = 1.0f / __builtin_sqrtf((float)size);
     for (size_t s = chunk->first; s < chunk->last; s++) {

@@ -1,5 +1,5 @@
-/* Stochastic depth: each image is dropped from each residual branch with the block's own probability, and what was dropped is not
- * computed. The decisions are a function of (seed, step, image number, block). */
+/* Stochastic depth: each image is dropped from each residual branch with the block's own probability, and what was
+ * dropped is not computed. The decisions are a function of (seed, step, image number, block). */
 #include "model/model.h"
 
 void sd_drop_paths(sd_activations *a, const sd_forward_options *options) {

@@ -1,5 +1,5 @@
-/* The forward pass. Chunks of images go through all blocks independently of each other, without a barrier between layers; then come the rows of
- * the class tokens (tail.c). */
+/* The forward pass. Chunks of images go through all blocks independently of each other, without a barrier between
+ * layers; then come the rows of the class tokens (tail.c). */
 #include "math/math.h"
 #include "model/model.h"
 
@@ -36,8 +36,8 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
         SD_REQUIRE(groups[i].count <= planned->count, SD_ERR_ARGUMENT,
                    "group %zu has %zu images: the activations were planned for at most %zu", i, groups[i].count,
                    planned->count);
-        SD_REQUIRE(groups[i].pixels != NULL || groups[i].count == 0, SD_ERR_ARGUMENT, "the pixels of group %zu are NULL",
-                   i);
+        SD_REQUIRE(groups[i].pixels != NULL || groups[i].count == 0, SD_ERR_ARGUMENT,
+                   "the pixels of group %zu are NULL", i);
         images += groups[i].count;
     }
     SD_REQUIRE(images > 0, SD_ERR_ARGUMENT, "the groups have no images");

@@ -7,8 +7,8 @@ static sd_status check_stored(const sd_model *model, const sd_activations *a, in
     SD_REQUIRE(model != NULL && a != NULL, SD_ERR_ARGUMENT, "%s is NULL", model == NULL ? "model" : "activations");
     SD_REQUIRE(a->mode == SD_ACTIVATIONS_SPEED && a->all_tokens && a->has_forward, SD_ERR_STATE,
                "this needs a forward pass with SD_ACTIVATIONS_SPEED and all_tokens");
-    SD_REQUIRE(block >= 0 && (size_t)block < a->geometry.depth, SD_ERR_ARGUMENT, "block is %d: the model has %zu blocks",
-               block, a->geometry.depth);
+    SD_REQUIRE(block >= 0 && (size_t)block < a->geometry.depth, SD_ERR_ARGUMENT,
+               "block is %d: the model has %zu blocks", block, a->geometry.depth);
     return SD_OK;
 }
 
@@ -40,8 +40,8 @@ SD_API sd_status sd_model_attention(const sd_model *model, const sd_activations 
     SD_REQUIRE(attention != NULL, SD_ERR_ARGUMENT, "attention is NULL");
     SD_REQUIRE(image < a->images, SD_ERR_ARGUMENT, "image is %zu: the pass had %zu images", image, a->images);
     const sd_branch *branch = &a->branches[2 * block];
-    SD_REQUIRE(sd_branch_keeps(branch, image), SD_ERR_STATE, "stochastic depth dropped the attention of image %zu in block %d",
-               image, block);
+    SD_REQUIRE(sd_branch_keeps(branch, image), SD_ERR_STATE,
+               "stochastic depth dropped the attention of image %zu in block %d", image, block);
     const sd_geometry *g = &a->geometry;
     size_t tokens = sd_image_tokens(a, image);
     float *work = SD_NEW_ARRAY(a->context, float, sd_attention_work(tokens));
@@ -56,12 +56,13 @@ SD_API sd_status sd_model_attention(const sd_model *model, const sd_activations 
 }
 
 SD_API sd_status sd_model_position_embedding(const sd_model *model, size_t height, size_t width, float *embedding) {
-    SD_REQUIRE(model != NULL && embedding != NULL, SD_ERR_ARGUMENT, "%s is NULL", model == NULL ? "model" : "embedding");
+    SD_REQUIRE(model != NULL && embedding != NULL, SD_ERR_ARGUMENT, "%s is NULL",
+               model == NULL ? "model" : "embedding");
     const sd_geometry *g = &model->geometry;
     SD_REQUIRE(height >= g->patch && width >= g->patch && height % g->patch == 0 && width % g->patch == 0,
                SD_ERR_ARGUMENT, "%zu x %zu pixels: both sides must be multiples of the patch size %zu", height, width,
                g->patch);
-    sd_position_forward(model->parameters + model->layout.position, g->grid, g->dim, height / g->patch, width / g->patch,
-                        g->interpolate_offset, embedding);
+    sd_position_forward(model->parameters + model->layout.position, g->grid, g->dim, height / g->patch,
+                        width / g->patch, g->interpolate_offset, embedding);
     return SD_OK;
 }

@@ -1,6 +1,7 @@
 /* model - the network: geometry, parameter table, activations, forward and backward.
  *
- * Letters in comments: S images (sequences) of a pass, T tokens of all of them, D width, F hidden width of the MLP, C channels, p patch side. */
+ * Letters in comments: S images (sequences) of a pass, T tokens of all of them, D width, F hidden width of the MLP, C
+ * channels, p patch side. */
 #ifndef SD_MODEL_INTERNAL_H
 #define SD_MODEL_INTERNAL_H
 
@@ -62,7 +63,8 @@ typedef struct sd_chunk {
     size_t first, last; /* images first .. last-1 */
 } sd_chunk;
 
-/* Which images pass a residual branch (stochastic depth drops the others), and where their rows lie in the branch's compact buffers. */
+/* Which images pass a residual branch (stochastic depth drops the others), and where their rows lie in the branch's
+ * compact buffers. */
 typedef struct sd_branch {
     const size_t *row_before;   /* [S+1] compact token rows before image s */
     const size_t *image_before; /* [S+1] kept images before image s */
@@ -183,8 +185,8 @@ static inline const float *sd_block_parameter(const sd_model *model, size_t plac
     return model->parameters + place + block * model->layout.block_stride;
 }
 
-/* Hands the next forward pass `count` tasks of other work, which fill the threads while its last chunks run. side_done tells afterwards whether
- * they were run (they are not when the pass fails before it starts). */
+/* Hands the next forward pass `count` tasks of other work, which fill the threads while its last chunks run. side_done
+ * tells afterwards whether they were run (they are not when the pass fails before it starts). */
 void sd_activations_set_side_work(sd_activations *a, sd_parallel_function function, void *work, size_t count);
 bool sd_activations_side_done(const sd_activations *a);
 
@@ -195,18 +197,20 @@ sd_status sd_activations_bytes(const sd_model_config *config, const sd_image_gro
 /* drop_path.c: fills the branches for a pass. */
 void sd_drop_paths(sd_activations *a, const sd_forward_options *options);
 
-/* The buffers of block `block` for the rows of a chunk: pointers are moved to the chunk's first row (compact row of its branch). */
+/* The buffers of block `block` for the rows of a chunk: pointers are moved to the chunk's first row (compact row of its
+ * branch). */
 sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread,
                               bool in_forward);
 
 /* ---- one block, one chunk (block.c) -------------------------------------------------------- */
 
-/* x (store->x) -> out, both rows of the chunk. normal1, normal2, gelu: where those are to be left (rows of the chunk, compact). */
+/* x (store->x) -> out, both rows of the chunk. normal1, normal2, gelu: where those are to be left (rows of the chunk,
+ * compact). */
 void sd_block_forward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
                       const sd_block_store *store, float *out, float *normal1, float *normal2, float *gelu,
                       sd_thread_work *work);
-/* From the layer work's dx at the block's output to its input; leaves what the weight gradients need in the layer work and the sums over rows
- * in `partial` (see block_partials). */
+/* From the layer work's dx at the block's output to its input; leaves what the weight gradients need in the layer work
+ * and the sums over rows in `partial` (see block_partials). */
 void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
                        size_t thread, float *partial);
 /* Keys, values and queries of the class tokens, and their attention, into the tail. */
@@ -216,20 +220,23 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
 
 /* Places of a block's sums over rows within a chunk's partial sums. */
 typedef struct sd_partial_layout {
-    size_t norm1_weight, norm1_bias, qkv_bias, proj_bias, norm2_weight, norm2_bias, fc1_bias, fc2_bias, patch_bias, count;
+    size_t norm1_weight, norm1_bias, qkv_bias, proj_bias, norm2_weight, norm2_bias, fc1_bias, fc2_bias, patch_bias,
+        count;
 } sd_partial_layout;
 sd_partial_layout sd_partials_of(const sd_geometry *geometry);
 
 /* ---- class tokens after the blocks (tail.c) ------------------------------------------------- */
 
-/* The head alone: tail.normal -> tail.features; and from dfeatures to tail.dhead[0], adding bias gradients to `gradient`. */
+/* The head alone: tail.normal -> tail.features; and from dfeatures to tail.dhead[0], adding bias gradients to
+ * `gradient`. */
 sd_status sd_head_forward(const sd_model *model, sd_activations *a);
 sd_status sd_head_backward(const sd_model *model, sd_activations *a, const float *dfeatures, float *gradient);
 sd_status sd_tail_forward(const sd_model *model, sd_activations *a, bool head);
 /* From gradients of class tokens and features (each may be NULL) to tail.dout, and head gradients into `gradient`. */
 sd_status sd_tail_backward(const sd_model *model, sd_activations *a, const float *dclass, const float *dfeatures,
                            float *gradient);
-/* The rest of a class-token-only last block: from tail.dout to tail.dattention and tail.dmiddle. Adds row sums to `gradient`. */
+/* The rest of a class-token-only last block: from tail.dout to tail.dattention and tail.dmiddle. Adds row sums to
+ * `gradient`. */
 sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float *gradient);
 /* The weight products of head (and class-only block) whose inputs the two calls above left; returns their number. */
 size_t sd_tail_products(const sd_model *model, const sd_activations *a, bool head, float *gradient,

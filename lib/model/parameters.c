@@ -46,8 +46,8 @@ sd_status sd_geometry_of(const sd_model_config *c, sd_geometry *g) {
                c->patch_size);
     SD_REQUIRE(c->image_size >= c->patch_size && c->image_size <= 65536, SD_ERR_ARGUMENT,
                "image_size is %d: it must be at least patch_size (%d) and at most 65536", c->image_size, c->patch_size);
-    SD_REQUIRE(c->channels >= 1 && c->channels <= SD_MAX_CHANNELS, SD_ERR_ARGUMENT, "channels is %d: it must be 1 to %d",
-               c->channels, SD_MAX_CHANNELS);
+    SD_REQUIRE(c->channels >= 1 && c->channels <= SD_MAX_CHANNELS, SD_ERR_ARGUMENT,
+               "channels is %d: it must be 1 to %d", c->channels, SD_MAX_CHANNELS);
     SD_REQUIRE(c->dim >= 1 && c->dim <= 16384, SD_ERR_ARGUMENT, "dim is %d: it must be 1 to 16384", c->dim);
     SD_REQUIRE(c->depth >= 1 && c->depth <= 1024, SD_ERR_ARGUMENT, "depth is %d: it must be 1 to 1024", c->depth);
     SD_REQUIRE(c->heads >= 1 && c->dim % c->heads == 0, SD_ERR_ARGUMENT,

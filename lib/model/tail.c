@@ -1,4 +1,5 @@
-/* What happens to one row per image: the rest of a last block of which only the class tokens are read, the final norm, and the head. */
+/* What happens to one row per image: the rest of a last block of which only the class tokens are read, the final norm,
+ * and the head. */
 #include "math/math.h"
 #include "model/model.h"
 

@@ -7,7 +7,8 @@
 
 /* ---- products over many threads (products.c) ----------------------------------------------- */
 
-/* C[m x n] = op(A) op(B) + beta C, cut into tiles that threads take. Linear layers, with W[out x in] as PyTorch stores it:
+/* C[m x n] = op(A) op(B) + beta C, cut into tiles that threads take. Linear layers, with W[out x in] as PyTorch stores
+ * it:
  *     forward          Y = X W'     ta = false, tb = true
  *     backward data    dX = dY W    ta = false, tb = false
  *     backward weight  dW += dY' X  ta = true,  tb = false, beta = 1                            */
@@ -23,7 +24,8 @@ struct sd_product {
     float *c;
     size_t ldc;
     size_t tile_m, tile_n; /* 0: SD_PRODUCT_TILE */
-    /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); may be NULL. */
+    /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); may be
+     * NULL. */
     void (*finish)(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns);
     const void *finish_data;
 };
@@ -31,7 +33,8 @@ struct sd_product {
 #define SD_PRODUCT_TILE 384
 #define SD_PRODUCTS_MAX 32
 
-/* Runs all products, and extra(extra_data) as one more task if it is not NULL. The tiles do not depend on the number of threads. */
+/* Runs all products, and extra(extra_data) as one more task if it is not NULL. The tiles do not depend on the number of
+ * threads. */
 sd_status sd_run_products(sd_context *context, const sd_product *products, size_t count, void (*extra)(void *),
                           void *extra_data);
 
@@ -53,15 +56,16 @@ void sd_attention_probabilities(const sd_kernels *kernels, const float *qkv, siz
 
 /* ---- patches (patch.c) --------------------------------------------------------------------- */
 
-/* image: channels x height x width. rows: one row of channels*patch*patch values per patch, row-major over the grid; the order
- * within a row is that of a convolution kernel [channel][y][x]. */
+/* image: channels x height x width. rows: one row of channels*patch*patch values per patch, row-major over the grid;
+ * the order within a row is that of a convolution kernel [channel][y][x]. */
 void sd_patches_gather(const float *image, size_t channels, size_t height, size_t width, size_t patch, float *rows);
 void sd_patches_scatter(const float *rows, size_t channels, size_t height, size_t width, size_t patch, float *image);
 
 /* ---- position embedding (position.c) ------------------------------------------------------- */
 
-/* embedding: (1 + native*native) x dim, as learned. out: (1 + rows*columns) x dim, bicubic (a = -0.75, border repeated) with the sampling positions of
- * PyTorch's interpolate(scale_factor = (size + offset)/native), or of the ratio of sizes when offset is 0. A grid of the native shape is copied. */
+/* embedding: (1 + native*native) x dim, as learned. out: (1 + rows*columns) x dim, bicubic (a = -0.75, border repeated)
+ * with the sampling positions of PyTorch's interpolate(scale_factor = (size + offset)/native), or of the ratio of sizes
+ * when offset is 0. A grid of the native shape is copied. */
 void sd_position_forward(const float *embedding, size_t native, size_t dim, size_t rows, size_t columns, double offset,
                          float *out);
 /* dembedding += the transposed map of dout. */

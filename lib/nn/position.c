@@ -4,7 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* The four source positions and weights of output position `out`: Keys' cubic convolution with a = -0.75, border repeated. */
+/* The four source positions and weights of output position `out`: Keys' cubic convolution with a = -0.75, border
+ * repeated. */
 typedef struct cubic_taps {
     size_t index[4];
     float weight[4];

@@ -5,8 +5,8 @@
  *
  * Compatibility: format_version rises when an older library could not read a file rightly. Within one version the
  * settings may grow: a setting added later is written only where it differs from its default, so that older libraries
- * read the rest. A setting that this library does not know makes it refuse the file (SD_ERR_VERSION): to train on without
- * it would be another training.
+ * read the rest. A setting that this library does not know makes it refuse the file (SD_ERR_VERSION): to train on
+ * without it would be another training.
  */
 #include "io/json.h"
 #include "io/safetensors.h"

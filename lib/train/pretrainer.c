@@ -46,9 +46,9 @@ size_t sd_trainer_global_values(const sd_pretrainer_config *config) {
 }
 
 size_t sd_trainer_local_values(const sd_pretrainer_config *config) {
-    return config->augment.local_crops == 0
-               ? 0
-               : (size_t)config->model.channels * (size_t)config->augment.local_size * (size_t)config->augment.local_size;
+    return config->augment.local_crops == 0 ? 0
+                                            : (size_t)config->model.channels * (size_t)config->augment.local_size *
+                                                  (size_t)config->augment.local_size;
 }
 
 size_t sd_trainer_micro_batch(const sd_pretrainer_config *config) {
@@ -72,9 +72,11 @@ static bool is_share(double value) { return value >= 0.0 && value <= 1.0; }
 sd_status sd_trainer_check(const sd_pretrainer_config *c) {
     const sd_augment_config *augment = &c->augment;
     int32_t patch = c->model.patch_size;
-    SD_REQUIRE(c->model.head_layers > 0, SD_ERR_ARGUMENT, "model.head_layers is 0: pretraining needs a projection head");
+    SD_REQUIRE(c->model.head_layers > 0, SD_ERR_ARGUMENT,
+               "model.head_layers is 0: pretraining needs a projection head");
     SD_REQUIRE(augment->global_size > 0 && patch > 0 && augment->global_size % patch == 0, SD_ERR_ARGUMENT,
-               "augment.global_size is %d: it must be a multiple of model.patch_size (%d)", augment->global_size, patch);
+               "augment.global_size is %d: it must be a multiple of model.patch_size (%d)", augment->global_size,
+               patch);
     SD_REQUIRE(augment->local_crops >= 0 && augment->local_crops <= SD_MAX_VIEWS - 2, SD_ERR_ARGUMENT,
                "augment.local_crops is %d: it must be 0 to %d", augment->local_crops, SD_MAX_VIEWS - 2);
     SD_REQUIRE(augment->local_crops == 0 || (augment->local_size > 0 && augment->local_size % patch == 0),
@@ -315,9 +317,11 @@ SD_API const sd_model *sd_pretrainer_teacher(const sd_pretrainer *trainer) {
 }
 
 SD_API sd_status sd_pretrainer_get_config(const sd_pretrainer *trainer, sd_pretrainer_config *config) {
-    SD_REQUIRE(trainer != NULL && config != NULL, SD_ERR_ARGUMENT, "%s is NULL", trainer == NULL ? "trainer" : "config");
+    SD_REQUIRE(trainer != NULL && config != NULL, SD_ERR_ARGUMENT, "%s is NULL",
+               trainer == NULL ? "trainer" : "config");
     size_t size = config->size;
-    SD_REQUIRE(size >= sizeof size, SD_ERR_ARGUMENT, "config->size is %zu: set it to sizeof(sd_pretrainer_config)", size);
+    SD_REQUIRE(size >= sizeof size, SD_ERR_ARGUMENT, "config->size is %zu: set it to sizeof(sd_pretrainer_config)",
+               size);
     memcpy(config, &trainer->config, sd_size_min(size, sizeof trainer->config));
     config->size = size;
     return SD_OK;

@@ -1,9 +1,9 @@
 /* One training step, written with the calls of model, loss and optim:
  *     teacher on the global crops, student on all, loss, backward, clip, optimizer, teacher <- moving average.
- * A batch larger than the micro-batch goes in pieces; then either each piece has its own loss, or (SD_ACCUMULATE_WHOLE) a first round only
- * collects features, the loss is that of the whole batch, and a second round runs backward from its gradient (L. Gao et al., "Scaling
- * deep contrastive learning batch size under memory limited setup", 2021). Stochastic depth repeats its decisions in the second round, because they
- * are a function of the step and the image. */
+ * A batch larger than the micro-batch goes in pieces; then either each piece has its own loss, or (SD_ACCUMULATE_WHOLE)
+ * a first round only collects features, the loss is that of the whole batch, and a second round runs backward from its
+ * gradient (L. Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", 2021). Stochastic
+ * depth repeats its decisions in the second round, because they are a function of the step and the image. */
 #include "train/trainer.h"
 #include "data/loader.h"
 #include "model/model.h"
@@ -195,7 +195,8 @@ static sd_status check_crops(const sd_pretrainer *t, const sd_crop_batch *crops)
     SD_REQUIRE(crops->global_size == c->augment.global_size && crops->local_crops == c->augment.local_crops &&
                    (crops->local_crops == 0 || crops->local_size == c->augment.local_size),
                SD_ERR_MISMATCH,
-               "the crops are 2 of side %d and %d of side %d, the pretrainer's configuration has 2 of side %d and %d of side %d",
+               "the crops are 2 of side %d and %d of side %d, the pretrainer's configuration has 2 of side %d and %d "
+               "of side %d",
                crops->global_size, crops->local_crops, crops->local_size, c->augment.global_size,
                c->augment.local_crops, c->augment.local_size);
     SD_REQUIRE(crops->globals != NULL && (crops->locals != NULL || crops->local_crops == 0), SD_ERR_ARGUMENT,
@@ -205,7 +206,8 @@ static sd_status check_crops(const sd_pretrainer *t, const sd_crop_batch *crops)
     return SD_OK;
 }
 
-/* Collapsed features lie on one line: all similar to each other, and of rank 1. Untrained networks look alike, so the warm-up is let pass. */
+/* Collapsed features lie on one line: all similar to each other, and of rank 1. Untrained networks look alike, so the
+ * warm-up is let pass. */
 static bool has_collapsed(const sd_pretrainer *t, const sd_simdino_result *result) {
     return t->step >= t->config.warmup_steps && result->similarity > 0.995 && result->effective_rank < 1.05 &&
            t->config.batch_size > 1;
@@ -225,7 +227,8 @@ sd_status sd_trainer_step(sd_pretrainer *t, const sd_crop_batch *crops, sd_side_
         SD_TRY(gradient_of_whole(&job, &result));
     else
         SD_TRY(gradient_of_pieces(&job, &result));
-    SD_EXPECT(isfinite(result.loss), SD_ERR_NUMERIC, "the loss of step %llu is not finite", (unsigned long long)t->step);
+    SD_EXPECT(isfinite(result.loss), SD_ERR_NUMERIC, "the loss of step %llu is not finite",
+              (unsigned long long)t->step);
 
     double norm;
     const sd_tensor_info *tensors = t->student->tensors;
@@ -240,7 +243,8 @@ sd_status sd_trainer_step(sd_pretrainer *t, const sd_crop_batch *crops, sd_side_
     if (collapse && !t->collapse_reported) {
         t->collapse_reported = true;
         sd_log(t->context, SD_LOG_WARNING,
-               "step %llu: the features have collapsed (mean similarity %.4f, effective rank %.2f); try a larger batch, a smaller "
+               "step %llu: the features have collapsed (mean similarity %.4f, effective rank %.2f); try a larger "
+               "batch, a smaller "
                "learning rate, or another eps_sq",
                (unsigned long long)t->step, result.similarity, result.effective_rank);
     }

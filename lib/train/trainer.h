@@ -19,7 +19,8 @@ struct sd_pretrainer {
     sd_simdino_loss *loss;
     sd_activations *student_activations, *teacher_activations;
     float *student_features, *teacher_features, *dfeatures; /* rows: view after view, samples of the whole batch */
-    float *piece_features, *piece_dfeatures;                /* the same of one piece; NULL when the batch is one piece */
+    /* the same of one piece; NULL when the batch is one piece */
+    float *piece_features, *piece_dfeatures;
     float *piece_pixels;                                    /* crops of one piece side by side; NULL likewise */
 
     sd_augmenter **augmenters; /* one per thread, for steps on images; made at the first such step */

@@ -5,8 +5,8 @@
  *     bench coding-rate [--n N --d N]
  *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
  *
- * GFLOP/s counts the matrix products of a step (2mnk each; backward = 2 forward) of the whole network, also those that the library leaves out
- * because nobody reads them. */
+ * GFLOP/s counts the matrix products of a step (2mnk each; backward = 2 forward) of the whole network, also those that
+ * the library leaves out because nobody reads them. */
 #include "base/system.h"
 #include "math/math.h"
 #include <simdino/simdino.h>
@@ -189,13 +189,15 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     printf("  memory foretold %.1f MiB, peak of the process %.1f MiB\n", (double)planned / 1048576.0,
            (double)usage.ru_maxrss / 1024.0);
     if (json != NULL)
-        fprintf(json,
-                "{\"mode\": \"step\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"local\": %ld, \"locals\": "
-                "%ld, \"batch\": %ld, \"threads\": %d, \"seconds\": %.6f, \"images_per_second\": %.4f, \"gflops\": %.3f, "
-                "\"sgemm_gflops\": %.3f, \"share\": %.4f, \"planned_bytes\": %zu, \"blas_kernel\": \"%s\"}\n",
-                o->dim, o->depth, o->patch, o->image, o->local, o->locals, o->batch, sd_context_threads(context), seconds,
-                (double)o->batch / seconds, flop / seconds * 1e-9, ceiling, flop / seconds * 1e-9 / ceiling, planned,
-                sd_blas_kernel());
+        fprintf(
+            json,
+            "{\"mode\": \"step\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"local\": %ld, "
+            "\"locals\": "
+            "%ld, \"batch\": %ld, \"threads\": %d, \"seconds\": %.6f, \"images_per_second\": %.4f, \"gflops\": %.3f, "
+            "\"sgemm_gflops\": %.3f, \"share\": %.4f, \"planned_bytes\": %zu, \"blas_kernel\": \"%s\"}\n",
+            o->dim, o->depth, o->patch, o->image, o->local, o->locals, o->batch, sd_context_threads(context), seconds,
+            (double)o->batch / seconds, flop / seconds * 1e-9, ceiling, flop / seconds * 1e-9 / ceiling, planned,
+            sd_blas_kernel());
     free(times);
     free(pixels);
     sd_pretrainer_destroy(trainer);
@@ -221,11 +223,11 @@ static void bench_coding_rate(const options *o, sd_context *context, FILE *json)
         times[count] = now() - begin;
     }
     double seconds = median(times, count);
-    printf("coding rate and gradient, n %zu, d %zu, float, BLAS with %d threads: %.3f ms (median of %zu), R = %.6f\n", n,
-           d, sd_blas_thread_count(), 1e3 * seconds, count, rate);
+    printf("coding rate and gradient, n %zu, d %zu, float, BLAS with %d threads: %.3f ms (median of %zu), R = %.6f\n",
+           n, d, sd_blas_thread_count(), 1e3 * seconds, count, rate);
     if (json != NULL)
-        fprintf(json, "{\"mode\": \"coding-rate\", \"n\": %zu, \"d\": %zu, \"seconds\": %.9f, \"blas_threads\": %d}\n", n,
-                d, seconds, sd_blas_thread_count());
+        fprintf(json, "{\"mode\": \"coding-rate\", \"n\": %zu, \"d\": %zu, \"seconds\": %.9f, \"blas_threads\": %d}\n",
+                n, d, seconds, sd_blas_thread_count());
     sd_coding_rate_plan_destroy(plan);
     free(grad);
     free(z);

@@ -1,5 +1,5 @@
-/* A host program outside of the tree, in C99: pretrains a tiny network on pictures that it makes itself, resumes from a checkpoint, and asks
- * for embeddings. Built by run.sh against an installed library with the flags of pkg-config alone. */
+/* A host program outside of the tree, in C99: pretrains a tiny network on pictures that it makes itself, resumes from a
+ * checkpoint, and asks for embeddings. Built by run.sh against an installed library with the flags of pkg-config alone. */
 #include <math.h>
 #include <simdino/simdino.h>
 #include <stdio.h>
@@ -26,7 +26,8 @@ static void draw(unsigned char *pixels, sd_image *images) {
         for (int y = 0; y < SIDE; y++)
             for (int x = 0; x < SIDE; x++)
                 for (int c = 0; c < 3; c++)
-                    picture[(y * SIDE + x) * 3 + c] = (unsigned char)(((x * (i % 4) + y * (i / 4)) * (20 + 5 * c)) & 255);
+                    picture[(y * SIDE + x) * 3 + c] =
+                        (unsigned char)(((x * (i % 4) + y * (i / 4)) * (20 + 5 * c)) & 255);
         memset(&images[i], 0, sizeof images[i]);
         images[i].pixels = picture;
         images[i].width = images[i].height = SIDE;

@@ -16,7 +16,8 @@
 enum { DIM = 16, HEAD = 12, PATCH = 4, COUNT = 9, SIDE_MAX = 40 };
 
 static unsigned char pixels[COUNT][SIDE_MAX * SIDE_MAX * 3];
-static const size_t sizes[COUNT][2] = {{16, 16}, {16, 16}, {23, 17}, {23, 17}, {16, 16}, {32, 8}, {9, 30}, {16, 16}, {16, 16}};
+static const size_t sizes[COUNT][2] = {{16, 16}, {16, 16}, {23, 17}, {23, 17}, {16, 16},
+                                       {32, 8},  {9, 30},  {16, 16}, {16, 16}};
 
 /* Widths and heights as above, of three channels or one. */
 static void make_images(sd_image *images, int32_t channels) {
@@ -63,8 +64,9 @@ static sd_context *make_context(int32_t threads) {
 static void embed_by_hand(const sd_model *model, const sd_embed_config *config, const sd_image *image, int32_t channels,
                           float *out) {
     size_t width, height;
-    assert_int_equal(sd_image_prepare(image, (size_t)config->resize, (size_t)config->crop, config->mean, config->std, NULL,
-                                      &width, &height), SD_OK);
+    assert_int_equal(sd_image_prepare(image, (size_t)config->resize, (size_t)config->crop, config->mean, config->std,
+                                      NULL, &width, &height),
+                     SD_OK);
     float *full = calloc(width * height * 3, sizeof(float)), *cut = calloc(width * height * 3, sizeof(float));
     for (int32_t c = 0; c < channels; c++) {
         if (image->channels == channels && c > 0)
@@ -120,7 +122,8 @@ static void check(int32_t model_channels, int32_t image_channels, const sd_embed
             embed_by_hand(model, config, &images[i], model_channels, expected);
             for (size_t j = 0; j < dim; j++)
                 if (!(fabsf(flat[i * ld + j] - expected[j]) <= 2e-5f))
-                    fail_msg("image %zu, number %zu: %g, expected %g", i, j, (double)flat[i * ld + j], (double)expected[j]);
+                    fail_msg("image %zu, number %zu: %g, expected %g", i, j, (double)flat[i * ld + j],
+                             (double)expected[j]);
             for (size_t j = dim; j < ld; j++)
                 assert_true(flat[i * ld + j] == 77.0f);
         }

@@ -77,7 +77,8 @@ static void test_golden_accuracy(void **state) {
         for (size_t part = 0; part < grouped->shape[0]; part++) {
             size_t at = (part * ks->count + i) * 2;
             assert_int_equal(sd_knn_classify(NULL, train, train_labels, n, test + part * group * d,
-                                             test_labels + part * group, group, d, classes, k, 0.07, NULL, &result), SD_OK);
+                                             test_labels + part * group, group, d, classes, k, 0.07, NULL, &result),
+                             SD_OK);
             assert_share(result.top1, golden_number(grouped, at), 100.0 / (double)group + 1e-9, "top-1 of a group");
             assert_share(result.top5, golden_number(grouped, at + 1), 1e-9, "top-5 of a group");
         }
@@ -203,14 +204,16 @@ static void test_threads(void **state) {
     const size_t n = 1300, m = 900, d = 20, k = 11;
     float *base = random_rows(n, d, 1), *queries = random_rows(m, d, 2);
     int64_t *first = ARRAY(int64_t, m * k), *indices = ARRAY(int64_t, m * k);
-    int32_t *labels = ARRAY(int32_t, n), *truth = ARRAY(int32_t, m), *voted = ARRAY(int32_t, m), *again = ARRAY(int32_t, m);
+    int32_t *labels = ARRAY(int32_t, n), *truth = ARRAY(int32_t, m), *voted = ARRAY(int32_t, m),
+            *again = ARRAY(int32_t, m);
     sd_knn_result result_first, result;
     for (size_t i = 0; i < n; i++)
         labels[i] = (int32_t)(i % 9);
     for (size_t i = 0; i < m; i++)
         truth[i] = (int32_t)(i % 9);
     assert_int_equal(sd_nearest_neighbors(NULL, base, n, queries, m, d, k, first, NULL), SD_OK);
-    assert_int_equal(sd_knn_classify(NULL, base, labels, n, queries, truth, m, d, 9, k, 0.1, voted, &result_first), SD_OK);
+    assert_int_equal(sd_knn_classify(NULL, base, labels, n, queries, truth, m, d, 9, k, 0.1, voted, &result_first),
+                     SD_OK);
     for (int32_t threads = 1; threads < 6; threads += 2) {
         sd_context_config config;
         sd_context *context = NULL;
@@ -219,7 +222,8 @@ static void test_threads(void **state) {
         assert_int_equal(sd_context_create(&config, &context), SD_OK);
         assert_int_equal(sd_nearest_neighbors(context, base, n, queries, m, d, k, indices, NULL), SD_OK);
         assert_memory_equal(indices, first, m * k * sizeof(int64_t));
-        assert_int_equal(sd_knn_classify(context, base, labels, n, queries, truth, m, d, 9, k, 0.1, again, &result), SD_OK);
+        assert_int_equal(sd_knn_classify(context, base, labels, n, queries, truth, m, d, 9, k, 0.1, again, &result),
+                         SD_OK);
         assert_memory_equal(again, voted, m * sizeof(int32_t));
         assert_true(result.top1 == result_first.top1 && result.top5 == result_first.top5);
         sd_context_destroy(context);
@@ -234,7 +238,8 @@ static void test_threads(void **state) {
     free(again);
 }
 
-/* Votes by hand: two near neighbours of one class against a nearer one of another; and temperatures that would overflow exp. */
+/* Votes by hand: two near neighbours of one class against a nearer one of another; and temperatures that would overflow
+ * exp. */
 static void test_votes(void **state) {
     (void)state;
     const float train[] = {1.0f, 0.9f, 0.9f, 0.1f, 0.0f}, test[] = {1.0f};

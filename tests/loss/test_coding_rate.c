@@ -189,7 +189,8 @@ static void test_golden_multiview(void **state) {
             }
             assert_relative(gamma * sum, golden_f64(g, "expansion_v1")[w * eps->count + e], 1e-10, "expansion v1");
             assert_relative(gamma * sum, golden_f64(g, "expansion_v2")[w * eps->count + e], 1e-10, "expansion v2");
-            assert_relative(gamma * sum_float, golden_f64(g, "expansion_v1")[w * eps->count + e], 1e-5, "expansion, float");
+            assert_relative(gamma * sum_float, golden_f64(g, "expansion_v1")[w * eps->count + e], 1e-5,
+                            "expansion, float");
         }
     }
     free(z64);
@@ -264,7 +265,8 @@ static void test_gram_finite_differences(void **state) {
         }
     sd_coding_rate_plan *plan = NULL;
     double again, *dagain = DOUBLES(d * ld);
-    assert_int_equal(sd_coding_rate_plan_create(NULL, 2, d, &plan), SD_OK); /* n_max < d: room for the Gram all the same */
+    /* n_max < d: room for the Gram all the same */
+    assert_int_equal(sd_coding_rate_plan_create(NULL, 2, d, &plan), SD_OK);
     assert_int_equal(sd_coding_rate_plan_run_gram(plan, gram, d, ld, (double)n, 0.2, &again, dagain, ld), SD_OK);
     assert_true(again == rate && memcmp(dagain, dgram, d * ld * sizeof(double)) == 0);
     sd_coding_rate_plan_destroy(plan);
@@ -389,9 +391,10 @@ static void test_closed_forms(void **state) {
     free(identity);
 }
 
-/* Features of rank 3 in 48 dimensions at an eps_sq far beyond what a Gram matrix can hold: each nonzero singular value s counts
- * 1/2 log(1 + alpha s^2), the others nothing. The gradient is alpha Z / (1 + alpha s^2), but moving Z by u out of its subspace adds
- * alpha u to it: that is the problem's own condition, for any method, and enters the tolerance. The rate has sqrt(alpha) u |Z|. */
+/* Features of rank 3 in 48 dimensions at an eps_sq far beyond what a Gram matrix can hold: each nonzero singular value
+ * s counts 1/2 log(1 + alpha s^2), the others nothing. The gradient is alpha Z / (1 + alpha s^2), but moving Z by u out
+ * of its subspace adds alpha u to it: that is the problem's own condition, for any method, and enters the tolerance.
+ * The rate has sqrt(alpha) u |Z|. */
 static void test_tiny_eps(void **state) {
     (void)state;
     const size_t n = 96, d = 48;
@@ -513,8 +516,8 @@ static void test_float_accuracy(void **state) {
                     norm += grad[i] * grad[i];
                 }
                 if (!(fabs(rate - expected) <= 1e-5 * expected) || !(sqrt(error / norm) <= 1e-5))
-                    fail_msg("n %zu, d %zu, noise %g, eps %g: rate off by %.3g, gradient by %.3g", n, d, noise[c], eps[e],
-                             fabs(rate - expected) / expected, sqrt(error / norm));
+                    fail_msg("n %zu, d %zu, noise %g, eps %g: rate off by %.3g, gradient by %.3g", n, d, noise[c],
+                             eps[e], fabs(rate - expected) / expected, sqrt(error / norm));
                 double alone;
                 assert_int_equal(sd_coding_rate(f, n, d, d, eps[e], &alone, NULL, 0), SD_OK);
                 assert_relative(alone, expected, 1e-5, "rate without gradient");

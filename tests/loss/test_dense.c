@@ -30,8 +30,8 @@ static float *as_floats(const double *x, size_t count) {
     return f;
 }
 
-static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, bool ta, bool tb, bool upper, double beta,
-                          size_t scratch_columns) {
+static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, bool ta, bool tb, bool upper,
+                          double beta, size_t scratch_columns) {
     size_t lda = (ta ? m : k) + 3, ldb = (tb ? k : n) + 1, ldc = n + 2;
     size_t a_count = (ta ? k : m) * lda, b_count = (tb ? n : k) * ldb, c_count = m * ldc;
     double *a = random_doubles(a_count, 1), *b = random_doubles(b_count, 2), *c = random_doubles(c_count, 3);
@@ -47,9 +47,10 @@ static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, b
                 c[i * ldc + j] = (double)NAN;
                 cf[i * ldc + j] = NAN;
             }
-    dense->dgemm(ta, tb, upper ? SD_DENSE_UPPER : SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, bytes);
-    dense->sgemm(ta, tb, upper ? SD_DENSE_UPPER : SD_DENSE_ALL, m, n, k, (float)alpha, af, lda, bf, ldb, (float)beta, cf, ldc,
-                 scratch, bytes);
+    dense->dgemm(ta, tb, upper ? SD_DENSE_UPPER : SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch,
+                 bytes);
+    dense->sgemm(ta, tb, upper ? SD_DENSE_UPPER : SD_DENSE_ALL, m, n, k, (float)alpha, af, lda, bf, ldb, (float)beta,
+                 cf, ldc, scratch, bytes);
     for (size_t i = 0; i < m; i++) {
         for (size_t j = 0; j < n; j++) {
             double sum = 0.0;
@@ -60,8 +61,8 @@ static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, b
             double expected = alpha * sum + (beta == 0.0 ? 0.0 : beta * before[i * ldc + j]);
             if (!(fabs(c[i * ldc + j] - expected) <= 1e-13 * (1.0 + (double)k)) ||
                 !(fabs((double)cf[i * ldc + j] - expected) <= 3e-7 * sqrt(1.0 + (double)k)))
-                fail_msg("%s %zu x %zu x %zu, ta %d, tb %d, upper %d: (%zu, %zu) is %g and %g, expected %g", dense->name, m, n, k,
-                         ta, tb, upper, i, j, c[i * ldc + j], (double)cf[i * ldc + j], expected);
+                fail_msg("%s %zu x %zu x %zu, ta %d, tb %d, upper %d: (%zu, %zu) is %g and %g, expected %g",
+                         dense->name, m, n, k, ta, tb, upper, i, j, c[i * ldc + j], (double)cf[i * ldc + j], expected);
         }
         for (size_t j = n; j < ldc; j++) /* beyond the columns nothing is written */
             assert_true(c[i * ldc + j] == before[i * ldc + j]);
@@ -78,7 +79,8 @@ static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, b
 
 static void check_inverse(const sd_dense *dense, size_t n) {
     size_t lda = n + 1, bytes = sd_dense_scratch(n, n);
-    double *z = random_doubles(2 * n * n, 5), *a = malloc(n * lda * sizeof(double)), *whole = malloc(n * n * sizeof(double));
+    double *z = random_doubles(2 * n * n, 5), *a = malloc(n * lda * sizeof(double)),
+           *whole = malloc(n * n * sizeof(double));
     double *inverse = malloc(n * n * sizeof(double)), determinant = 0.0;
     void *scratch = sd_allocate(NULL, bytes, 1);
 

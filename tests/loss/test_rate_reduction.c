@@ -43,7 +43,8 @@ static void test_definition(void **state) {
         }
     }
     assert_int_equal(sd_coding_rate_f64(z, N, D, LD, 0.1, &expected_whole, NULL, 0), SD_OK);
-    assert_int_equal(sd_rate_reduction_f64(z, N, D, LD, labels, CLASSES, 0.1, &reduction, &whole, &parts, NULL, 0), SD_OK);
+    assert_int_equal(sd_rate_reduction_f64(z, N, D, LD, labels, CLASSES, 0.1, &reduction, &whole, &parts, NULL, 0),
+                     SD_OK);
     assert_near(whole, expected_whole, 1e-12, "whole");
     assert_near(parts, expected_parts, 1e-12, "parts");
     assert_near(reduction, expected_whole - expected_parts, 1e-12, "reduction");
@@ -78,9 +79,11 @@ static void test_gradient(void **state) {
                 continue;
             }
             z[at] = keep + step;
-            assert_int_equal(sd_rate_reduction_f64(z, N, D, LD, labels, CLASSES, 0.1, &above, NULL, NULL, NULL, 0), SD_OK);
+            assert_int_equal(sd_rate_reduction_f64(z, N, D, LD, labels, CLASSES, 0.1, &above, NULL, NULL, NULL, 0),
+                             SD_OK);
             z[at] = keep - step;
-            assert_int_equal(sd_rate_reduction_f64(z, N, D, LD, labels, CLASSES, 0.1, &below, NULL, NULL, NULL, 0), SD_OK);
+            assert_int_equal(sd_rate_reduction_f64(z, N, D, LD, labels, CLASSES, 0.1, &below, NULL, NULL, NULL, 0),
+                             SD_OK);
             z[at] = keep;
             assert_near(grad[at], (above - below) / (2.0 * step), 1e-8, "gradient");
             assert_near((double)grad_float[at], grad[at], 1e-6, "float gradient");

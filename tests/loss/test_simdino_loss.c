@@ -40,7 +40,8 @@ static void assert_near(double actual, double expected, double tolerance, const 
                  tolerance);
 }
 
-static sd_simdino_loss *make(sd_context *context, const sd_simdino_config *config, size_t samples, size_t views, size_t dim) {
+static sd_simdino_loss *make(sd_context *context, const sd_simdino_config *config, size_t samples, size_t views,
+                             size_t dim) {
     sd_simdino_loss *loss = NULL;
     if (sd_simdino_loss_create(context, config, samples, views, dim, &loss) != SD_OK)
         fail_msg("%s", sd_last_error());
@@ -53,8 +54,8 @@ static double tolerance(const golden *g, const char *set, int type, const char *
     return golden_tolerance(g, "%s/expa%d/%s", set, type, what);
 }
 
-/* v2 with normalized=False divides the rows by their lengths first: so does this, and pulls the gradient back through it,
- * ds = (du - <du, u> u) / |s|. */
+/* v2 with normalized=False divides the rows by their lengths first: so does this, and pulls the gradient back through
+ * it, ds = (du - <du, u> u) / |s|. */
 static void normalize_rows(const float *raw, size_t rows, size_t dim, float *unit, double *lengths) {
     for (size_t i = 0; i < rows; i++) {
         double sum = 0.0;
@@ -135,16 +136,18 @@ static void test_golden(void **state) {
     }
 }
 
-/* Two processes in one call. The gradient here is that of the mean of the groups' losses. Each process of the reference stores the
- * gradient of its own loss alone (reduce_cov 0), or, as the backward of its all_reduce sums, of the sum of both losses
- * (reduce_cov 1): with respect to its own features that is 2 times ours in either case. */
+/* Two processes in one call. The gradient here is that of the mean of the groups' losses. Each process of the reference
+ * stores the gradient of its own loss alone (reduce_cov 0), or, as the backward of its all_reduce sums, of the sum of
+ * both losses (reduce_cov 1): with respect to its own features that is 2 times ours in either case. */
 static void test_golden_groups(void **state) {
     (void)state;
     golden *g = golden_open("loss/mcr_v1_world2.npz");
     const golden_array *shape = golden_get(g, "student_feat");
-    size_t world = shape->shape[0], views = shape->shape[1], m = shape->shape[2], p = shape->shape[3], samples = world * m;
+    size_t world = shape->shape[0], views = shape->shape[1], m = shape->shape[2], p = shape->shape[3],
+           samples = world * m;
     const float *s = golden_f32(g, "student_feat"), *t = golden_f32(g, "teacher_feat");
-    float *student = floats(views * samples * p), *teacher = floats(2 * samples * p), *grad = floats(views * samples * p);
+    float *student = floats(views * samples * p), *teacher = floats(2 * samples * p),
+          *grad = floats(views * samples * p);
     float *of_process = floats(world * views * m * p);
 
     for (size_t w = 0; w < world; w++)
@@ -266,7 +269,8 @@ static void test_finite_differences(void **state) {
         config.groups = variant & 16 ? 3 : 1;
         config.reduce_gram = variant & 1;
         sd_simdino_loss *loss = make(NULL, &config, q.samples, q.views, q.dim);
-        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, grad, &result), SD_OK);
+        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, grad, &result),
+                         SD_OK);
         for (size_t i = 0; i < count; i++)
             student[i] = (double)q.student[i];
         assert_near(result.loss, plain_loss(&q, &config, student), 1e-6, "loss");
@@ -308,7 +312,8 @@ static void test_diagnostics(void **state) {
         student[i * P + i % P] = 1.0f;
     assert_int_equal(sd_simdino_loss_evaluate(loss, student, student, M, 2, NULL, &result), SD_OK);
     assert_near(result.effective_rank, 4.0, 1e-6, "effective rank of spread features");
-    assert_near(result.similarity, 24.0 / 132.0, 1e-12, "similarity of spread features"); /* 4*3*2 equal pairs of 12*11 */
+    /* 4*3*2 equal pairs of 12*11 */
+    assert_near(result.similarity, 24.0 / 132.0, 1e-12, "similarity of spread features");
     assert_near(result.rate, 2.0 * log1p(1.0 / 0.05), 1e-9, "rate of spread features");
     memset(student, 0, sizeof(student));
     assert_int_equal(sd_simdino_loss_evaluate(loss, student, student, M, 2, NULL, &result), SD_OK);
@@ -339,7 +344,8 @@ static void test_threads(void **state) {
             assert_int_equal(sd_context_create(&context_config, &context), SD_OK);
             sd_simdino_loss *loss = make(context, &config, q.samples, q.views, q.dim);
             assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views,
-                                                      threads == 1 ? first : grad, threads == 1 ? &result_first : &result),
+                                                      threads == 1 ? first : grad,
+                                                      threads == 1 ? &result_first : &result),
                              SD_OK);
             if (threads > 1) {
                 assert_memory_equal(grad, first, count * sizeof(float));
@@ -354,8 +360,8 @@ static void test_threads(void **state) {
     forget(&q);
 }
 
-/* The published runs: eight groups whose local Gram meets the scale of all. The rate falls with the number of groups, and summing the
- * Grams gives the number of one group again. */
+/* The published runs: eight groups whose local Gram meets the scale of all. The rate falls with the number of groups,
+ * and summing the Grams gives the number of one group again. */
 static void test_groups_lower_the_rate(void **state) {
     (void)state;
     problem q = pose(64, 2, 16, true);
@@ -370,7 +376,8 @@ static void test_groups_lower_the_rate(void **state) {
         sd_simdino_loss_destroy(loss);
         config.reduce_gram = 1;
         loss = make(NULL, &config, q.samples, q.views, q.dim);
-        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, NULL, &summed), SD_OK);
+        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, NULL, &summed),
+                         SD_OK);
         sd_simdino_loss_destroy(loss);
         if (groups == 1)
             one = local.expansion;
@@ -399,7 +406,8 @@ static void test_collapsed_features(void **state) {
         sd_simdino_config_init(&config);
         config.eps_sq = eps[e];
         sd_simdino_loss *loss = make(NULL, &config, q.samples, q.views, q.dim);
-        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, grad, &result), SD_OK);
+        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, grad, &result),
+                         SD_OK);
         assert_near(result.rate, 0.5 * log1p(256.0 / eps[e]), 1e-5 * result.rate, "rate of collapsed features");
         assert_near(result.similarity, 1.0, 1e-6, "similarity");
         for (size_t i = 0; i < count; i++)
@@ -448,7 +456,8 @@ static void test_not_finite(void **state) {
                          SD_ERR_NUMERIC);
         expect_message("teacher view 1, group 0: feature 2 of sample 3");
         q.teacher[57] = 0.1f;
-        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, grad, &result), SD_OK);
+        assert_int_equal(sd_simdino_loss_evaluate(loss, q.student, q.teacher, q.samples, q.views, grad, &result),
+                         SD_OK);
         sd_simdino_loss_destroy(loss);
     }
     free(grad);

@@ -83,8 +83,8 @@ static void test_gelu(void **state) {
                 assert_true(g[i] == again[i] && sum[i] == d[i]);
             }
         }
-        print_message("%s: gelu is off by %.1f ulp above -2, relatively %.1e below, its slope by %.1e\n", sets[k]->name, worst_near, worst_far,
-                      worst_slope);
+        print_message("%s: gelu is off by %.1f ulp above -2, relatively %.1e below, its slope by %.1e\n", sets[k]->name,
+                      worst_near, worst_far, worst_slope);
         assert_true(worst_near < 6.0);
         assert_true(worst_far < 6e-6);
         assert_true(worst_slope < 4e-7);

@@ -69,10 +69,12 @@ static pass begin(double drop_path, int threads, sd_activation_mode mode, int al
     sd_model_config config = small_config(drop_path);
     assert_int_equal(sd_model_create(p.context, &config, &p.model), SD_OK);
     sd_model_initialize(p.model, 3);
-    for (size_t i = 0; i < p.model->parameter_count; i++) /* larger weights than at the start, so that all parts matter */
+    /* larger weights than at the start, so that all parts matter */
+    for (size_t i = 0; i < p.model->parameter_count; i++)
         p.model->parameters[i] *= 8.0f;
     p.groups[0] = (sd_image_group){pixels, GLOBALS, GLOBAL_SIDE, GLOBAL_SIDE};
-    p.groups[1] = (sd_image_group){pixels + GLOBALS * CHANNELS * GLOBAL_SIDE * GLOBAL_SIDE, LOCALS, LOCAL_SIDE, LOCAL_SIDE};
+    p.groups[1] =
+        (sd_image_group){pixels + GLOBALS * CHANNELS * GLOBAL_SIDE * GLOBAL_SIDE, LOCALS, LOCAL_SIDE, LOCAL_SIDE};
     assert_int_equal(sd_activations_create(p.model, p.groups, 2, mode, all_tokens, &p.activations), SD_OK);
     p.gradient = calloc(p.model->parameter_count, sizeof(float));
     return p;
@@ -179,7 +181,8 @@ static void test_inference(void **state) {
     end(&training);
 }
 
-/* The slope of the value along the gradient, by central differences; with stochastic depth the same paths are dropped each time. */
+/* The slope of the value along the gradient, by central differences; with stochastic depth the same paths are dropped
+ * each time. */
 static void check_slope(double drop_path, sd_activation_mode mode, int all_tokens) {
     pass p = begin(drop_path, 2, mode, all_tokens);
     forward(&p, 1, 2);
@@ -212,7 +215,8 @@ static void test_slopes(void **state) {
     check_slope(0.5, SD_ACTIVATIONS_MEMORY, 0);
 }
 
-/* Every path of the last block is dropped with the configured probability, and decisions differ between steps and images. */
+/* Every path of the last block is dropped with the configured probability, and decisions differ between steps and
+ * images. */
 static void test_drop_rates(void **state) {
     (void)state;
     pass p = begin(0.5, 1, SD_ACTIVATIONS_SPEED, 0);

@@ -1,7 +1,8 @@
-/* Four steps of a tiny network whose tensors come from a formula, against losses that an independent PyTorch program printed in float64.
+/* Four steps of a tiny network whose tensors come from a formula, against losses that an independent PyTorch program
+ * printed in float64.
  *
- * For the tensor NAME: v[i] = (splitmix64 output i, started at the FNV-1a hash of NAME) >> 40, times 2^-23, minus 1; element i is
- * float32(centre + scale v[i]). */
+ * For the tensor NAME: v[i] = (splitmix64 output i, started at the FNV-1a hash of NAME) >> 40, times 2^-23, minus 1;
+ * element i is float32(centre + scale v[i]). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,8 +37,9 @@ static bool ends_with(const char *name, const char *end) {
     return a >= b && strcmp(name + a - b, end) == 0;
 }
 
-/* Expected of float32 programs is 2e-6. With expa_type 0 the first Adam step, which divides each gradient by its own size, enlarges rounding to more: the
- * float32 run of the PyTorch program itself is then off by 4.5e-6 (-3.0687733 at step 1, -3.2213690 at step 2), so that 1e-5 is asked there. */
+/* Expected of float32 programs is 2e-6. With expa_type 0 the first Adam step, which divides each gradient by its own
+ * size, enlarges rounding to more: the float32 run of the PyTorch program itself is then off by 4.5e-6 (-3.0687733 at
+ * step 1, -3.2213690 at step 2), so that 1e-5 is asked there. */
 static void check(int32_t expa_type, double later_tolerance, const double losses[4]) {
     sd_context_config hooks;
     sd_context_config_init(&hooks);
