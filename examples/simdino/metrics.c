@@ -20,6 +20,7 @@ struct metrics {
     FILE *stream;
     char *path;
     bool json;
+    bool broken; /* a row could not be kept or written */
 };
 
 static const char csv_header[] = "step,epoch,loss,compression,expansion,rate,effective_rank,similarity,lr,weight_decay,"
@@ -155,12 +156,16 @@ static void put_number(const metrics *m, char *line, const char *name, double va
     }
 }
 
-int metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double knn) {
+void metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double knn) {
+    if (m->broken) {
+        return;
+    }
     if (keep(m, (metrics_row){(double)step->step, step->loss, step->compression, step->expansion, knn}) != 0) {
-        return -1;
+        m->broken = true;
+        return;
     }
     if (m->stream == NULL) {
-        return 0;
+        return;
     }
     char line[LINE_ROOM] = "";
     put_number(m, line, "step", (double)step->step);
@@ -179,16 +184,16 @@ int metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double kn
     put_number(m, line, "seconds", step->seconds);
     put_number(m, line, "knn", knn);
     if (fprintf(m->stream, "%s%s\n", line, m->json ? "}" : "") < 0) {
-        complain("cannot write %s: %s", m->path, strerror(errno));
-        return -1;
+        complain("cannot write %s: %s; training goes on", m->path, strerror(errno));
+        m->broken = true;
     }
-    return 0;
 }
 
 int metrics_close(metrics *m) {
     int result = 0;
     if (m != NULL) {
-        if (m->stream != NULL && fclose(m->stream) != 0) {
+        result = m->broken ? -1 : 0;
+        if (m->stream != NULL && fclose(m->stream) != 0 && !m->broken) {
             complain("cannot write %s: %s", m->path, strerror(errno));
             result = -1;
         }

@@ -292,9 +292,7 @@ static sd_status train_step(run *r, sd_step_metrics *last, double *speed) {
         }
     }
     double epoch = (double)position / (double)sd_loader_batches_per_epoch(r->loader);
-    if (r->log != NULL && metrics_add(r->log, last, epoch, knn) != 0) {
-        return SD_ERR_IO;
-    }
+    metrics_add(r->log, last, epoch, knn);
     *speed = *speed > 0 ? 0.95 * *speed + 0.05 * last->images_per_second : last->images_per_second;
     char text[96];
     snprintf(text, sizeof text, "loss %.4f  %.0f images/s", last->loss, *speed);

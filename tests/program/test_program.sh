@@ -188,6 +188,24 @@ expect 0 "JSON lines, pieces of a batch, k-NN while training" '^{"step":0,"epoch
 run pretrain $tiny --minutes 0.05 --out minutes.safetensors
 expect 0 "--minutes measures the speed and plans the steps" 'steps fit into 0.05 minutes' err '^finished' out
 
+if [ -c /dev/full ]; then
+    run pretrain $tiny --steps 4 --out full.safetensors --metrics /dev/full
+    expect 1 "a full disk for the metrics does not end the training" 'cannot write /dev/full' err '^finished' out
+fi
+
+# A limit on the size of files stands for a full disk: the checkpoint does not fit, and the older one is kept.
+cp whole.safetensors kept.safetensors
+(
+    trap '' XFSZ
+    ulimit -f 50
+    run pretrain $tiny --steps 2 --out kept.safetensors --overwrite
+    exit "$code"
+)
+code=$?
+expect 1 "a checkpoint that does not fit" 'cannot save the checkpoint: ' err
+cmp -s whole.safetensors kept.safetensors && [ "$(ls kept.safetensors*)" = kept.safetensors ]
+report $? "leaves the older one as it was, and no other file"
+
 # Ctrl-C: training that would take hours is interrupted once its first steps are in the metrics file.
 "$simdino" pretrain $tiny --steps 1000000 --out stopped.safetensors --metrics stopped.csv >out 2>err &
 process=$!
