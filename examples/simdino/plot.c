@@ -188,7 +188,7 @@ int plot_write(const char *path, const char *title, const metrics_row *rows, siz
     settle(&below);
 
     canvas_text(c, LEFT, 16 * SCALE, 2 * TEXT, black, title);
-    draw_frame(c, &above, "loss = -compression - expansion (thin: each step, thick: mean)", false);
+    draw_frame(c, &above, "loss = -coeff x compression - expansion (thin: each step, thick: mean)", false);
     draw_values(c, &above, rows, count, SERIES_LOSS, light_blue, SCALE);
     draw_mean(c, &above, rows, count, SERIES_LOSS, blue);
 

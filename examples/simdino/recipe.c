@@ -1,7 +1,7 @@
 /* The table of recipes. See recipe.h.
  *
  * "imagenet" is the recipe of the SimDINO paper for ViT-S/16. The other two are for small images on a CPU: a small
- * network, few small local crops, a blur that fits the size of the images, a larger learning rate and a shorter memory
+ * network, few local crops, little or no blur, a larger learning rate, more weight on compression and a shorter memory
  * of the teacher, since such runs have few steps.
  */
 #include "recipe.h"
@@ -14,19 +14,19 @@ const recipe recipes[] = {
     {
         .name = "small-grey",
         .meant_for = "one channel up to 64 pixels: Fashion-MNIST, MNIST",
-        .patch = 4, .dim = 128, .depth = 6, .heads = 4,
+        .patch = 7, .dim = 96, .depth = 4, .heads = 3,
         .mlp_ratio = 4, .drop_path = 0.0,
-        .head_hidden = 512, .head_dim = 128,
-        .global_size = 28, .local_size = 16, .locals = 4,
-        .global_scale = {0.4, 1.0}, .local_scale = {0.1, 0.4},
-        .flip = 0.5, .jitter = 0.8, .brightness = 0.4, .contrast = 0.4, .saturation = 0, .hue = 0, .gray = 0,
-        .blur = {0.3, 0.1, 0.2}, .blur_radius = {0.1, 1.0}, .solarize = {0, 0, 0},
+        .head_hidden = 256, .head_dim = 64,
+        .global_size = 28, .local_size = 14, .locals = 2,
+        .global_scale = {0.5, 1.0}, .local_scale = {0.2, 0.6},
+        .flip = 0.5, .jitter = 0.8, .brightness = 0.2, .contrast = 0.2, .saturation = 0, .hue = 0, .gray = 0,
+        .blur = {0, 0, 0}, .blur_radius = {0.1, 1.0}, .solarize = {0, 0, 0},
         .mean = {0.2860}, .std = {0.3530},
-        .batch = 256, .epochs = 20,
-        .lr_256 = 1e-3, .min_lr = 1e-5, .warmup = 0.1,
-        .weight_decay = 0.04, .weight_decay_end = 0.1,
+        .batch = 64, .epochs = 10,
+        .lr_256 = 4e-3, .min_lr = 1e-5, .warmup = 0.1,
+        .weight_decay = 0.04, .weight_decay_end = 0.2,
         .momentum = 0.99, .momentum_end = 1.0,
-        .eps = 0.05, .coeff = 1, .clip_limit = 3.0,
+        .eps = 0.05, .coeff = 3, .clip_limit = 3.0,
     },
     {
         .name = "small-colour",
