@@ -1,5 +1,5 @@
 /* simdino pretrain: settings, the length of the run, the loop, checkpoints. */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE /* _SC_PHYS_PAGES */
 #include "pretrain.h"
 
 #include <inttypes.h>
@@ -180,6 +180,11 @@ static int announce(run *r, bool resumed) {
         c->augment.local_size);
     say("training  batch %zu, peak lr %g, %d threads, %.0f MiB%s", c->batch_size, c->lr, sd_context_threads(r->context),
         (double)bytes / 1048576, resumed ? " (resumed)" : "");
+    double available = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (available > 0 && (double)bytes > 0.9 * available) {
+        complain("warning: this machine has %.0f MiB of memory; --micro-batch and --activations memory need less",
+                 available / 1048576);
+    }
     return EXIT_OK;
 }
 
