@@ -81,7 +81,7 @@ static size_t fill_table(pretrain_settings *s) {
         TRAINING(OPTION_INT, "image-size", "PIXELS", &model->image_size, 1, 1e5,
                  "side that the position embedding is learned for (default: --global-size)"),
         TRAINING(OPTION_REAL, "mlp-ratio", "X", &model->mlp_ratio, 1e-3, 1e3,
-                 "hidden width of the MLP / dim (default: 4)"),
+                 "hidden width of the MLP / dim (recipe)"),
         TRAINING(OPTION_REAL, "drop-path", "P", &model->drop_path, 0, 0.99,
                  "stochastic depth of the last block (recipe)"),
         TRAINING(OPTION_INT, "head-hidden", "N", &model->head_hidden, 1, 1e6, "hidden width of the head (recipe)"),
@@ -116,8 +116,8 @@ static size_t fill_table(pretrain_settings *s) {
 
         HEADING("Loss"),
         TRAINING(OPTION_REAL, "eps", "X", &config->loss.eps_sq, 1e-12, 1e6,
-                 "eps of the coding rate, the paper's epsilon squared (default: 0.05)"),
-        TRAINING(OPTION_REAL, "coeff", "X", &config->loss.coeff, 0, 1e6, "weight of compression (default: 1)"),
+                 "eps of the coding rate, the paper's epsilon squared (recipe)"),
+        TRAINING(OPTION_REAL, "coeff", "X", &config->loss.coeff, 0, 1e6, "weight of compression (recipe)"),
         WORD("expa-type", "0|1", &config->loss.expa_type, off_on,
              "expansion of the student's view (0) or of the mean of student and teacher (1, default)"),
         TRAINING(OPTION_INT, "groups", "N", &config->loss.groups, 1, 1e6,
@@ -143,7 +143,7 @@ static size_t fill_table(pretrain_settings *s) {
         TRAINING(OPTION_REAL, "momentum-end", "X", &config->momentum_end, 0, 1, "of the teacher, at the end (recipe)"),
         WORD("clip", "KIND", &config->clip, clip_names,
              "gradient clipping: tensor (default; each by its norm), module (backbone and head), none"),
-        TRAINING(OPTION_REAL, "clip-limit", "X", &config->clip_limit, 1e-9, 1e9, "largest norm (default: 3)"),
+        TRAINING(OPTION_REAL, "clip-limit", "X", &config->clip_limit, 1e-9, 1e9, "largest norm (recipe)"),
 
         HEADING("Running"),
         WORD("activations", "HOW", &s->activations, activation_names,

@@ -68,7 +68,7 @@ write_labels data/t10k-labels-idx1-ubyte 48
 
 # A network that trains in a second. Every pretraining below uses it.
 tiny="--data data --patch 4 --dim 32 --depth 2 --heads 2 --head-hidden 32 --head-dim 16 --global-size 16
-    --local-size 8 --locals 2 --batch 32 --lr 1e-3 --threads 2"
+    --local-size 8 --locals 2 --batch 32 --lr 1e-3 --threads 2 --coeff 1"
 
 # ---- help and wrong usage ----
 
@@ -81,7 +81,7 @@ for command in pretrain embed knn coding-rate info; do
     expect 0 "$command --help" "^Usage: simdino $command" out '  --help' out
 done
 run pretrain --help
-expect 0 "the help tells defaults" 'default: 0.05' out 'small-grey' out
+expect 0 "the help tells defaults" 'default: model.safetensors' out 'small-grey' out
 run
 expect 2 "no command: the help, exit code 2" '^Usage' err
 run pretrian
