@@ -14,8 +14,9 @@
  *   - Matrices are row-major. Sizes are counted in elements, never in bytes, unless said.
  *   - One object is used by one thread at a time. `const` objects may be used by many at once.
  *   - Configuration structs begin with `size`. Fill them with their sd_X_config_init() and then
- *     change members: a program compiled against an older header keeps working with a newer
- *     library, which takes the members that the program does not know at their defaults.
+ *     change members (NULL in place of one means its defaults): a program compiled against an
+ *     older header keeps working with a newer library, which takes the members that the program
+ *     does not know at their defaults.
  *   - The library never prints, exits, installs signal handlers or depends on the locale.
  */
 #ifndef SIMDINO_BASE_H

@@ -78,7 +78,7 @@ typedef struct sd_tensor_info {
 } sd_tensor_info;
 
 SD_API size_t sd_model_tensor_count(const sd_model *model);
-/* `index` in [0, tensor count): else NULL. */
+/* `index` in [0, tensor count): else NULL. The table is one array: tensor 0 is followed by all others. */
 SD_API const sd_tensor_info *sd_model_tensor(const sd_model *model, size_t index);
 /* By name, e.g. "backbone.blocks.0.attn.qkv.weight". NULL when there is none. */
 SD_API const sd_tensor_info *sd_model_find_tensor(const sd_model *model, const char *name);

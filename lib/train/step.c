@@ -207,9 +207,11 @@ static sd_status check_crops(const sd_pretrainer *t, const sd_crop_batch *crops)
 }
 
 /* Collapsed features lie on one line: all similar to each other, and of rank 1. Untrained networks look alike, so the
- * warm-up is let pass. */
+ * start of a run is let pass. */
 static bool has_collapsed(const sd_pretrainer *t, const sd_simdino_result *result) {
-    return t->step >= t->config.warmup_steps && result->similarity > 0.995 && result->effective_rank < 1.05 &&
+    uint64_t start = t->config.warmup_steps > t->config.total_steps / 10 ? t->config.warmup_steps
+                                                                         : t->config.total_steps / 10;
+    return t->step >= start && t->step >= 20 && result->similarity > 0.995 && result->effective_rank < 1.05 &&
            t->config.batch_size > 1;
 }
 

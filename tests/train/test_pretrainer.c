@@ -403,6 +403,38 @@ static void test_two_contexts(void **state) {
     sd_context_destroy(two);
 }
 
+static void count_warnings(void *opaque, sd_log_level level, const char *message) {
+    *(int *)opaque += level == SD_LOG_WARNING && strstr(message, "collapsed") != NULL;
+}
+
+/* Images without any difference: all features are one. It is told in the metrics, and once by the log, but not at the
+ * start of a run, where untrained networks look alike. */
+static void test_collapse(void **state) {
+    (void)state;
+    int warnings = 0;
+    sd_context_config hooks;
+    sd_context_config_init(&hooks);
+    hooks.log = count_warnings;
+    hooks.log_opaque = &warnings;
+    sd_context *context;
+    assert_int_equal(sd_context_create(&hooks, &context), SD_OK);
+    sd_pretrainer_config c = small_config();
+    c.model.drop_path = 0.0;
+    sd_pretrainer *trainer = make_trainer(context, &c);
+    static float ones[8 * 3 * (2 * 16 * 16 + 3 * 8 * 8)];
+    for (size_t i = 0; i < sizeof ones / sizeof *ones; i++)
+        ones[i] = 1.0f;
+    sd_crop_batch crops = {8, 3, 16, 8, 3, ones, ones + 8 * 3 * 2 * 16 * 16};
+    for (int i = 0; i < 25; i++) {
+        sd_step_metrics metrics = {.size = sizeof metrics};
+        assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, &metrics), SD_OK);
+        assert_int_equal(metrics.collapse, i >= 20);
+    }
+    assert_int_equal(warnings, 1);
+    sd_pretrainer_destroy(trainer);
+    sd_context_destroy(context);
+}
+
 /* The loss goes down on images that repeat. */
 static void test_learns(void **state) {
     (void)state;
@@ -432,6 +464,7 @@ int main(void) {
         cmocka_unit_test(test_whole_batch_in_pieces),
         cmocka_unit_test(test_loader_runs),
         cmocka_unit_test(test_two_contexts),
+        cmocka_unit_test(test_collapse),
         cmocka_unit_test(test_learns),
     };
     return cmocka_run_group_tests(tests, make_images, NULL);
