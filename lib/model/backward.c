@@ -147,11 +147,6 @@ static void reduce_partials(void *argument) {
                                    sums[i].to);
 }
 
-static sd_product weight_product(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight) {
-    return (sd_product){.ta = true, .m = out, .n = in, .k = rows, .a = dy, .lda = out, .b = x, .ldb = in, .beta = 1.0f,
-                        .c = dweight, .ldc = in};
-}
-
 static sd_status block_backward(backward_work *job, const sd_product *more, size_t more_count) {
     sd_activations *a = job->a;
     const sd_geometry *g = &a->geometry;
@@ -170,16 +165,16 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
         products[count++] = more[i];
     if (job->class_only) {
         products[count++] =
-            weight_product(layer->dqkv, layer->normal1, rows1, 2 * d, d, block + l->qkv_weight + d * d);
+            sd_linear_weight(layer->dqkv, layer->normal1, rows1, 2 * d, d, block + l->qkv_weight + d * d);
     } else {
-        products[count++] = weight_product(layer->dmlp, layer->gelu, rows2, d, f, block + l->fc2_weight);
-        products[count++] = weight_product(layer->dhidden, layer->normal2, rows2, f, d, block + l->fc1_weight);
-        products[count++] = weight_product(layer->dqkv, layer->normal1, rows1, 3 * d, d, block + l->qkv_weight);
-        products[count++] = weight_product(layer->dattention, a->blocks[job->block].attention, rows1, d, d,
+        products[count++] = sd_linear_weight(layer->dmlp, layer->gelu, rows2, d, f, block + l->fc2_weight);
+        products[count++] = sd_linear_weight(layer->dhidden, layer->normal2, rows2, f, d, block + l->fc1_weight);
+        products[count++] = sd_linear_weight(layer->dqkv, layer->normal1, rows1, 3 * d, d, block + l->qkv_weight);
+        products[count++] = sd_linear_weight(layer->dattention, a->blocks[job->block].attention, rows1, d, d,
                                            block + l->proj_weight);
     }
     if (job->block == 0)
-        products[count++] = weight_product(layer->dx, layer->patches, a->rows, d, g->patch_values,
+        products[count++] = sd_linear_weight(layer->dx, layer->patches, a->rows, d, g->patch_values,
                                            job->gradient + l->patch_weight);
     SD_TRY(sd_run_products(a->context, products, count, reduce_partials, job));
 cleanup:

@@ -34,25 +34,6 @@ static void finish_gelu_backward(const sd_product *product, size_t row, size_t r
                                  data->dbias + column);
 }
 
-/* Y[m x out] = X[m x in] W' */
-static sd_product linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y) {
-    return (sd_product){.tb = true, .m = rows, .n = out, .k = in, .a = x, .lda = in, .b = weight, .ldb = in, .c = y,
-                        .ldc = out};
-}
-
-/* dX[m x in] = dY[m x out] W */
-static sd_product linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in,
-                                  float *dx) {
-    return (sd_product){.m = rows, .n = in, .k = out, .a = dy, .lda = out, .b = weight, .ldb = in, .c = dx, .ldc = in,
-                        .tile_m = SD_BLAS_MAX};
-}
-
-/* dW[out x in] += dY' X */
-static sd_product linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight) {
-    return (sd_product){.ta = true, .m = out, .n = in, .k = rows, .a = dy, .lda = out, .b = x, .ldb = in, .beta = 1.0f,
-                        .c = dweight, .ldc = in};
-}
-
 /* ---- rows of kept images ------------------------------------------------------------------- */
 
 static void row_residual(const sd_activations *a, const sd_branch *branch, const float *x, const float *y,
@@ -83,7 +64,7 @@ static sd_status class_block_rest(const sd_model *model, sd_activations *a) {
     size_t kept1 = attention->image_before[a->images], kept2 = mlp->image_before[a->images];
     sd_status status;
 
-    sd_product proj = linear_forward(tail->attention, kept1, d, SD_PARAMETER(proj_weight), d, tail->branch);
+    sd_product proj = sd_linear_forward(tail->attention, kept1, d, SD_PARAMETER(proj_weight), d, tail->branch);
     SD_TRY(sd_run_products(a->context, &proj, 1, NULL, NULL));
     row_residual(a, attention, tail->x, tail->branch, SD_PARAMETER(proj_bias), tail->middle);
     for (size_t s = 0; s < a->images; s++)
@@ -93,11 +74,11 @@ static sd_status class_block_rest(const sd_model *model, sd_activations *a) {
                                    tail->normal2 + to * d, tail->mean2 + to, tail->rstd2 + to);
         }
     bias_finish finish = {a->kernels, SD_PARAMETER(fc1_bias), tail->gelu};
-    sd_product fc1 = linear_forward(tail->normal2, kept2, d, SD_PARAMETER(fc1_weight), f, tail->hidden);
+    sd_product fc1 = sd_linear_forward(tail->normal2, kept2, d, SD_PARAMETER(fc1_weight), f, tail->hidden);
     fc1.finish = finish_bias;
     fc1.finish_data = &finish;
     SD_TRY(sd_run_products(a->context, &fc1, 1, NULL, NULL));
-    sd_product fc2 = linear_forward(tail->gelu, kept2, f, SD_PARAMETER(fc2_weight), d, tail->branch);
+    sd_product fc2 = sd_linear_forward(tail->gelu, kept2, f, SD_PARAMETER(fc2_weight), d, tail->branch);
     SD_TRY(sd_run_products(a->context, &fc2, 1, NULL, NULL));
     row_residual(a, mlp, tail->middle, tail->branch, SD_PARAMETER(fc2_bias), tail->out);
 cleanup:
@@ -111,7 +92,7 @@ sd_status sd_head_forward(const sd_model *model, sd_activations *a) {
         bool last = i + 1 == g->head_layers;
         bias_finish finish = {a->kernels, model->parameters + model->layout.head_bias[i],
                               last ? NULL : tail->head_in[i + 1]};
-        sd_product product = linear_forward(tail->head_in[i], a->images, g->head_width[i],
+        sd_product product = sd_linear_forward(tail->head_in[i], a->images, g->head_width[i],
                                             model->parameters + model->layout.head_weight[i], g->head_width[i + 1],
                                             tail->head_pre[i]);
         product.finish = finish_bias;
@@ -150,9 +131,10 @@ sd_status sd_head_backward(const sd_model *model, sd_activations *a, const float
     for (size_t i = last; i-- > 0;) {
         gelu_finish finish = {a->kernels, i > 0 ? tail->head_pre[i - 1] : NULL,
                               i > 0 ? gradient + l->head_bias[i - 1] : NULL};
-        sd_product product = linear_backward(tail->dhead[i + 1], rows, g->head_width[i + 1],
+        sd_product product = sd_linear_backward(tail->dhead[i + 1], rows, g->head_width[i + 1],
                                              model->parameters + l->head_weight[i], g->head_width[i], tail->dhead[i]);
         if (i > 0) {
+            product.tile_m = SD_BLAS_MAX;
             product.finish = finish_gelu_backward;
             product.finish_data = &finish;
         }
@@ -197,11 +179,12 @@ sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float
     row_gather(a, mlp, tail->dout, tail->dmlp);
     a->kernels->column_sum(tail->dmlp, kept2, d, d, dblock + l->fc2_bias);
     gelu_finish finish = {a->kernels, tail->hidden, dblock + l->fc1_bias};
-    sd_product fc2 = linear_backward(tail->dmlp, kept2, d, SD_PARAMETER(fc2_weight), f, tail->dhidden);
+    sd_product fc2 = sd_linear_backward(tail->dmlp, kept2, d, SD_PARAMETER(fc2_weight), f, tail->dhidden);
+    fc2.tile_m = SD_BLAS_MAX;
     fc2.finish = finish_gelu_backward;
     fc2.finish_data = &finish;
     SD_TRY(sd_run_products(a->context, &fc2, 1, NULL, NULL));
-    sd_product fc1 = linear_backward(tail->dhidden, kept2, f, SD_PARAMETER(fc1_weight), d, tail->dnormal);
+    sd_product fc1 = sd_linear_backward(tail->dhidden, kept2, f, SD_PARAMETER(fc1_weight), d, tail->dnormal);
     SD_TRY(sd_run_products(a->context, &fc1, 1, NULL, NULL));
     memcpy(tail->dmiddle, tail->dout, a->images * d * sizeof(float));
     for (size_t s = 0; s < a->images; s++)
@@ -214,7 +197,7 @@ sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float
         }
     row_gather(a, attention, tail->dmiddle, tail->dproj);
     a->kernels->column_sum(tail->dproj, kept1, d, d, dblock + l->proj_bias);
-    sd_product proj = linear_backward(tail->dproj, kept1, d, SD_PARAMETER(proj_weight), d, tail->dattention);
+    sd_product proj = sd_linear_backward(tail->dproj, kept1, d, SD_PARAMETER(proj_weight), d, tail->dattention);
     SD_TRY(sd_run_products(a->context, &proj, 1, NULL, NULL));
 cleanup:
     return status;
@@ -228,16 +211,16 @@ size_t sd_tail_products(const sd_model *model, const sd_activations *a, bool hea
     size_t count = 0, d = g->dim, f = g->hidden;
     if (head)
         for (size_t i = 0; i < g->head_layers; i++)
-            products[count++] = linear_weight(tail->dhead[i + 1], tail->head_in[i], a->images, g->head_width[i + 1],
+            products[count++] = sd_linear_weight(tail->dhead[i + 1], tail->head_in[i], a->images, g->head_width[i + 1],
                                               g->head_width[i], gradient + l->head_weight[i]);
     if (!a->all_tokens) {
         const sd_branch *attention = &a->branches[2 * (g->depth - 1)], *mlp = attention + 1;
         size_t kept1 = attention->image_before[a->images], kept2 = mlp->image_before[a->images];
         float *dblock = gradient + (g->depth - 1) * l->block_stride;
-        products[count++] = linear_weight(tail->dmlp, tail->gelu, kept2, d, f, dblock + l->fc2_weight);
-        products[count++] = linear_weight(tail->dhidden, tail->normal2, kept2, f, d, dblock + l->fc1_weight);
-        products[count++] = linear_weight(tail->dproj, tail->attention, kept1, d, d, dblock + l->proj_weight);
-        products[count++] = linear_weight(tail->dquery, tail->normal1, kept1, d, d, dblock + l->qkv_weight);
+        products[count++] = sd_linear_weight(tail->dmlp, tail->gelu, kept2, d, f, dblock + l->fc2_weight);
+        products[count++] = sd_linear_weight(tail->dhidden, tail->normal2, kept2, f, d, dblock + l->fc1_weight);
+        products[count++] = sd_linear_weight(tail->dproj, tail->attention, kept1, d, d, dblock + l->proj_weight);
+        products[count++] = sd_linear_weight(tail->dquery, tail->normal1, kept1, d, d, dblock + l->qkv_weight);
     }
     return count;
 }

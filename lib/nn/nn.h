@@ -7,11 +7,7 @@
 
 /* ---- products over many threads (products.c) ----------------------------------------------- */
 
-/* C[m x n] = op(A) op(B) + beta C, cut into tiles that threads take. Linear layers, with W[out x in] as PyTorch stores
- * it:
- *     forward          Y = X W'     ta = false, tb = true
- *     backward data    dX = dY W    ta = false, tb = false
- *     backward weight  dW += dY' X  ta = true,  tb = false, beta = 1                            */
+/* C[m x n] = op(A) op(B) + beta C, cut into tiles that threads take. */
 typedef struct sd_product sd_product;
 struct sd_product {
     bool ta, tb;
@@ -32,6 +28,14 @@ struct sd_product {
 
 #define SD_PRODUCT_TILE 384
 #define SD_PRODUCTS_MAX 32
+
+/* The three products of a linear layer, with W[out x in] as PyTorch stores it. */
+/* Y[rows x out] = X[rows x in] W' */
+sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y);
+/* dX[rows x in] = dY[rows x out] W */
+sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx);
+/* dW[out x in] += dY' X */
+sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight);
 
 /* Runs all products, and extra(extra_data) as one more task if it is not NULL. The tiles do not depend on the number of
  * threads. */

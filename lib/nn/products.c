@@ -2,6 +2,29 @@
 #include "math/math.h"
 #include "nn/nn.h"
 
+sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y) {
+    return (sd_product){
+        .tb = true, .m = rows, .n = out, .k = in, .a = x, .lda = in, .b = weight, .ldb = in, .c = y, .ldc = out};
+}
+
+sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx) {
+    return (sd_product){.m = rows, .n = in, .k = out, .a = dy, .lda = out, .b = weight, .ldb = in, .c = dx, .ldc = in};
+}
+
+sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight) {
+    return (sd_product){.ta = true,
+                        .m = out,
+                        .n = in,
+                        .k = rows,
+                        .a = dy,
+                        .lda = out,
+                        .b = x,
+                        .ldb = in,
+                        .beta = 1.0f,
+                        .c = dweight,
+                        .ldc = in};
+}
+
 typedef struct product_work {
     const sd_product *products;
     size_t count;
