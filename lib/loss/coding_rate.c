@@ -245,6 +245,17 @@ static void spread_inverse(evaluation *e) {
     e->inverse_frobenius = sqrt(2.0 * above + diagonal);
 }
 
+static double sum_of_float_squares(const float *values, size_t count) {
+    double sums[4] = {0.0};
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        for (size_t l = 0; l < 4; l++)
+            sums[l] += (double)values[i + l] * (double)values[i + l];
+    for (; i < count; i++)
+        sums[0] += (double)values[i] * (double)values[i];
+    return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
 /* An estimate of |M^-1|_2 from below, good to some ten percent: power iteration on a few vectors at once. */
 static double inverse_norm(evaluation *e) {
     size_t k = e->k;
@@ -257,22 +268,14 @@ static double inverse_norm(evaluation *e) {
         v[i] = (float)(state >> 8) * 0x1p-23f - 1.0f;
     }
     for (int round = 0; round < 5; round++) {
-        double before[SD_PROBES] = {0}, after[SD_PROBES] = {0};
-
-        e->space->dense->sgemm(false, false, SD_DENSE_ALL, k, SD_PROBES, k, 1.0f, e->space->inverse, k, v, SD_PROBES,
-                               0.0f, w, SD_PROBES, e->space->scratch, e->space->scratch_bytes);
-        for (size_t i = 0; i < k; i++) {
-            for (size_t p = 0; p < SD_PROBES; p++) {
-                before[p] += (double)v[i * SD_PROBES + p] * (double)v[i * SD_PROBES + p];
-                after[p] += (double)w[i * SD_PROBES + p] * (double)w[i * SD_PROBES + p];
-            }
-        }
+        sd_dense_symmetric_times(k, e->space->inverse, SD_PROBES, v, w);
         for (size_t p = 0; p < SD_PROBES; p++) {
-            double growth = before[p] > 0.0 ? sqrt(after[p] / before[p]) : 0.0;
-            float scale = after[p] > 0.0 ? (float)(1.0 / sqrt(after[p])) : 0.0f;
+            double before = sum_of_float_squares(v + p * k, k), after = sum_of_float_squares(w + p * k, k);
+            double growth = before > 0.0 ? sqrt(after / before) : 0.0;
+            float scale = after > 0.0 ? (float)(1.0 / sqrt(after)) : 0.0f;
             norm = growth > norm ? growth : norm;
             for (size_t i = 0; i < k; i++)
-                v[i * SD_PROBES + p] = w[i * SD_PROBES + p] * scale;
+                v[p * k + i] = w[p * k + i] * scale;
         }
     }
     return norm;
@@ -444,7 +447,7 @@ static attempt factorize(evaluation *e, double *rate) {
     if (noise > allowed * least * least) /* the least eigenvalue is at most the least pivot */
         return ATTEMPT_IMPRECISE;
     if (e->grad || !sure) {
-        sd_dense_invert(space->dense, k, m, k, space->partial, space->scratch, space->scratch_bytes);
+        sd_dense_invert(space->dense, space->threads, k, m, k, space->partial, space->scratch, space->scratch_bytes);
         spread_inverse(e);
         if (!sure && 1.5 * noise * inverse_norm(e) > allowed)
             return ATTEMPT_IMPRECISE;

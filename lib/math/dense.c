@@ -114,16 +114,30 @@ size_t sd_dense_scratch(size_t k, size_t n) {
     return depth * columns * sizeof(double);
 }
 
-/* ---- blocks on the diagonal ---------------------------------------------------------------- */
-
-/* U of one block in place, row by row, and v = (U^-1)' (lower triangular, zeros above). Rows are padded to BLOCK, so
- * that the loops have a fixed length from the diagonal's vector on. 0, or the 1-based pivot. */
 #if defined(HAVE_KERNELS) && defined(__GLIBC__) && !defined(__clang__)
 #define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define FOR_EACH_CPU
 #endif
 
+FOR_EACH_CPU
+void sd_dense_symmetric_times(size_t n, const float *a, size_t count, const float *v, float *w) {
+    memset(w, 0, count * n * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        const float *restrict row = a + i * n;
+        for (size_t p = 0; p < count; p++) {
+            const float factor = v[p * n + i];
+            float *restrict to = w + p * n;
+            for (size_t j = 0; j < n; j++)
+                to[j] += factor * row[j];
+        }
+    }
+}
+
+/* ---- blocks on the diagonal ---------------------------------------------------------------- */
+
+/* U of one block in place, row by row, and v = (U^-1)' (lower triangular, zeros above). Rows are padded to BLOCK, so
+ * that the loops have a fixed length from the diagonal's vector on. 0, or the 1-based pivot. */
 FOR_EACH_CPU
 static size_t factor_block(size_t n, double *u) {
     for (size_t j = 0; j < n; j++) {
@@ -203,25 +217,49 @@ size_t sd_dense_cholesky(const sd_dense *dense, size_t n, double *a, size_t lda,
     return 0;
 }
 
-void sd_dense_invert(const sd_dense *dense, size_t n, double *a, size_t lda, double *inverse, void *scratch,
-                     size_t scratch_bytes) {
-    _Alignas(SD_ALIGNMENT) double sum[BLOCK * BLOCK];
+typedef struct invert_work {
+    const sd_dense *dense;
+    size_t n, lda;
+    double *a, *inverse;
+    char *scratch;
+    size_t scratch_bytes;
+} invert_work;
 
-    /* V = (U')^-1 below its diagonal blocks: V(i, j) = -V(i, i) sum over j <= p < i of U(p, i)' V(p, j). */
-    for (size_t i = BLOCK; i < n; i += BLOCK) {
+/* V = (U')^-1 below its diagonal block in one column j of blocks: V(i, j) = -V(i, i) sum over j <= p < i of
+ * U(p, i)' V(p, j). */
+static void substitute_task(void *work, size_t index, size_t thread) {
+    _Alignas(SD_ALIGNMENT) double sum[BLOCK * BLOCK];
+    const invert_work *w = work;
+    size_t n = w->n, j = index * BLOCK;
+    void *scratch = w->scratch + thread * w->scratch_bytes;
+
+    for (size_t i = j + BLOCK; i < n; i += BLOCK) {
         size_t ni = sd_size_min(BLOCK, n - i);
-        for (size_t j = 0; j < i; j += BLOCK) {
-            dense->dgemm(true, false, SD_DENSE_ALL, ni, BLOCK, i - j, 1.0, a + j * lda + i, lda, inverse + j * n + j, n,
-                         0.0, sum, BLOCK, scratch, scratch_bytes);
-            dense->dgemm(false, false, SD_DENSE_ALL, ni, BLOCK, ni, -1.0, inverse + i * n + i, n, sum, BLOCK, 0.0,
-                           inverse + i * n + j, n, scratch, scratch_bytes);
-        }
+        w->dense->dgemm(true, false, SD_DENSE_ALL, ni, BLOCK, i - j, 1.0, w->a + j * w->lda + i, w->lda,
+                        w->inverse + j * n + j, n, 0.0, sum, BLOCK, scratch, w->scratch_bytes);
+        w->dense->dgemm(false, false, SD_DENSE_ALL, ni, BLOCK, ni, -1.0, w->inverse + i * n + i, n, sum, BLOCK, 0.0,
+                        w->inverse + i * n + j, n, scratch, w->scratch_bytes);
     }
-    /* A^-1 = V'V; block (i, j), i <= j, needs the rows of V from block j on. */
-    for (size_t j = 0; j < n; j += BLOCK) {
-        size_t nj = sd_size_min(BLOCK, n - j);
-        const double *rows = inverse + j * n;
-        dense->dgemm(true, false, SD_DENSE_ALL, j + nj, nj, n - j, 1.0, rows, n, rows + j, n, 0.0, a + j, lda, scratch,
-                       scratch_bytes);
-    }
+}
+
+/* A^-1 = V'V; block (i, j), i <= j, needs the rows of V from block j on. */
+static void square_task(void *work, size_t index, size_t thread) {
+    const invert_work *w = work;
+    size_t n = w->n, j = index * BLOCK, nj = sd_size_min(BLOCK, n - j);
+    const double *rows = w->inverse + j * n;
+
+    w->dense->dgemm(true, false, SD_DENSE_ALL, j + nj, nj, n - j, 1.0, rows, n, rows + j, n, 0.0, w->a + j, w->lda,
+                    w->scratch + thread * w->scratch_bytes, w->scratch_bytes);
+}
+
+void sd_dense_invert(const sd_dense *dense, sd_context *context, size_t n, double *a, size_t lda, double *inverse,
+                     void *scratch, size_t scratch_bytes) {
+    invert_work work = {dense, n, lda, a, inverse, scratch, scratch_bytes};
+    sd_parallel_function tasks[] = {substitute_task, square_task};
+    size_t columns = sd_size_ceil(n, BLOCK);
+
+    for (size_t t = 0; t < 2; t++)
+        if (context == NULL || columns == 1 || sd_run(context, tasks[t], &work, columns) != SD_OK)
+            for (size_t j = 0; j < columns; j++)
+                tasks[t](&work, j, 0);
 }

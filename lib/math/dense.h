@@ -31,13 +31,17 @@ typedef struct sd_dense {
  * object. */
 const sd_dense *sd_dense_get(void);
 
+/* w_p = A v_p for `count` vectors of n, one after the other in v and w; A (n x n, distance n) is symmetric. */
+void sd_dense_symmetric_times(size_t n, const float *a, size_t count, const float *v, float *w);
+
 /* Cholesky A = U'U, U upper, in place on the upper triangle of a (n x n, row-major). Returns 0, or the 1-based pivot
  * that is not positive. The diagonal blocks of `inverse` (n x n, distance n) receive the transposed inverses of U's
  * diagonal blocks, for sd_dense_invert. */
 size_t sd_dense_cholesky(const sd_dense *dense, size_t n, double *a, size_t lda, double *inverse, void *scratch,
                          size_t scratch_bytes);
-/* From both: the inverse of A into the upper triangle of a. `inverse` is overwritten by (U^-1)'. */
-void sd_dense_invert(const sd_dense *dense, size_t n, double *a, size_t lda, double *inverse, void *scratch,
-                     size_t scratch_bytes);
+/* From both: the inverse of A into the upper triangle of a. `inverse` is overwritten by (U^-1)'. Columns of blocks are shared
+ * among the context's threads (NULL: none); scratch holds scratch_bytes for each of them, one after the other. */
+void sd_dense_invert(const sd_dense *dense, sd_context *context, size_t n, double *a, size_t lda, double *inverse,
+                     void *scratch, size_t scratch_bytes);
 
 #endif
