@@ -214,7 +214,7 @@ static void softmax_row(float *restrict s, size_t n, size_t padded) {
 }
 
 static void softmax(float *restrict s, size_t rows, size_t n, size_t ld) {
-    size_t padded = (n + SD_ROW_PAD - 1) / SD_ROW_PAD * SD_ROW_PAD;
+    size_t padded = sd_padded_row(n);
     for (size_t i = 0; i < rows; i++)
         softmax_row(s + i * ld, n, padded);
 }
@@ -244,7 +244,7 @@ static void attend_one(const float *restrict q, const float *restrict k, const f
                        size_t n, size_t ld, float scale, float *restrict p, float *restrict o) {
     for (size_t t = 0; t < tokens; t++)
         p[t] = scale * dot_product(q, k + t * ld, n);
-    softmax_row(p, tokens, (tokens + SD_ROW_PAD - 1) / SD_ROW_PAD * SD_ROW_PAD);
+    softmax_row(p, tokens, sd_padded_row(tokens));
     memset(o, 0, n * sizeof *o);
     for (size_t t = 0; t < tokens; t++) {
         const float weight = p[t];

@@ -11,6 +11,9 @@
 /* Rows that softmax works on are padded to this many floats. */
 #define SD_ROW_PAD 16
 
+/* Floats of a row of `count` with its padding. */
+static inline size_t sd_padded_row(size_t count) { return (count + SD_ROW_PAD - 1) / SD_ROW_PAD * SD_ROW_PAD; }
+
 typedef struct sd_kernels {
     const char *name;
 

@@ -37,8 +37,6 @@ static float *place_floats(arena *space, size_t rows, size_t columns) {
     return place(space, count, sizeof(float));
 }
 
-static size_t padded(size_t tokens) { return sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD; }
-
 sd_partial_layout sd_partials_of(const sd_geometry *g) {
     sd_partial_layout p;
     size_t d = g->dim;
@@ -181,7 +179,7 @@ static void place_all(sd_activations *a, arena *space) {
         a->positions[i] = place_floats(space, tokens, d);
         if (training)
             a->dpositions[i] = place_floats(space, tokens, d);
-        probabilities += group->count * g->heads * padded(tokens);
+        probabilities += group->count * g->heads * sd_padded_row(tokens);
     }
     if (training) {
         /* with SD_ACTIVATIONS_MEMORY the blocks share all buffers but their inputs */

@@ -197,7 +197,7 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
             continue;
         const float *keys = store.qkv + (branch->row_before[s] - compact) * 2 * d;
         size_t tokens = sd_image_tokens(a, s), image = branch->image_before[s];
-        size_t stride = sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD;
+        size_t stride = sd_padded_row(tokens);
         for (size_t h = 0; h < g->heads; h++)
             a->kernels->attend_one(tail->query + image * d + h * size, keys + h * size, keys + d + h * size, tokens,
                                    size, 2 * d, scale, tail->probabilities + tail->probability_start[s] + h * stride,
@@ -231,7 +231,7 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
         if (!sd_branch_keeps(branch, s))
             continue;
         size_t row = branch->row_before[s] - compact, tokens = sd_image_tokens(a, s), image = branch->image_before[s];
-        size_t stride = sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD;
+        size_t stride = sd_padded_row(tokens);
         const float *keys = store.qkv + row * 2 * d;
         float *dkeys = dkv + row * 2 * d;
         for (size_t h = 0; h < g->heads; h++)

@@ -46,7 +46,6 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
     size_t probability = 0;
     for (size_t i = 0; i < count; i++) {
         size_t tokens = sd_geometry_tokens(g, groups[i].height, groups[i].width);
-        size_t padded = sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD;
         size_t per_chunk = sd_size_max(a->max_chunk_rows / tokens, 1);
         a->groups[i] = groups[i];
         a->group_first[i] = a->images;
@@ -56,7 +55,7 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
                 a->chunks[a->chunk_count++] =
                     (sd_chunk){a->images, a->images + sd_size_min(per_chunk, groups[i].count - s)};
             a->tail.probability_start[a->images] = probability;
-            probability += g->heads * padded;
+            probability += g->heads * sd_padded_row(tokens);
             a->image_row[a->images++] = a->rows;
             a->rows += tokens;
         }

@@ -4,14 +4,12 @@
 #include <math.h>
 
 /* Rows of the T x T matrices are padded, so that the kernels need no remainder loops. */
-static size_t padded(size_t tokens) { return sd_size_ceil(tokens, SD_ROW_PAD) * SD_ROW_PAD; }
+size_t sd_attention_work(size_t tokens) { return 2 * tokens * sd_padded_row(tokens); }
 
-size_t sd_attention_work(size_t tokens) { return 2 * tokens * padded(tokens); }
-
-/* P = softmax(scale Q K'), T x padded(T). */
+/* P = softmax(scale Q K'), T x padded T. */
 static void probabilities_of(const sd_kernels *kernels, const float *qkv, size_t tokens, size_t dim, size_t heads,
                              size_t head, float *p) {
-    size_t size = dim / heads, ld = padded(tokens);
+    size_t size = dim / heads, ld = sd_padded_row(tokens);
     const float *q = qkv + head * size, *k = q + dim;
     float scale = 1.0f / sqrtf((float)size);
     sd_sgemm(false, true, tokens, tokens, size, scale, q, 3 * dim, k, 3 * dim, 0.0f, p, ld);
@@ -20,7 +18,7 @@ static void probabilities_of(const sd_kernels *kernels, const float *qkv, size_t
 
 void sd_attention_forward(const sd_kernels *kernels, const float *qkv, size_t tokens, size_t dim, size_t heads,
                           float *out, float *work) {
-    size_t size = dim / heads, ld = padded(tokens);
+    size_t size = dim / heads, ld = sd_padded_row(tokens);
     for (size_t h = 0; h < heads; h++) {
         probabilities_of(kernels, qkv, tokens, dim, heads, h, work);
         const float *v = qkv + 2 * dim + h * size;
@@ -31,7 +29,7 @@ void sd_attention_forward(const sd_kernels *kernels, const float *qkv, size_t to
 /* dV = P' dO;  dP = dO V';  dS = scale P (dP - rowsum(P dP));  dQ = dS K;  dK = dS' Q. */
 void sd_attention_backward(const sd_kernels *kernels, const float *qkv, const float *dout, size_t tokens, size_t dim,
                            size_t heads, float *dqkv, float *work) {
-    size_t size = dim / heads, ld = padded(tokens);
+    size_t size = dim / heads, ld = sd_padded_row(tokens);
     float scale = 1.0f / sqrtf((float)size);
     float *p = work, *dp = work + tokens * ld;
     for (size_t h = 0; h < heads; h++) {
@@ -51,5 +49,5 @@ void sd_attention_probabilities(const sd_kernels *kernels, const float *qkv, siz
     probabilities_of(kernels, qkv, tokens, dim, heads, head, work);
     for (size_t t = 0; t < tokens; t++)
         for (size_t u = 0; u < tokens; u++)
-            probabilities[t * tokens + u] = work[t * padded(tokens) + u];
+            probabilities[t * tokens + u] = work[t * sd_padded_row(tokens) + u];
 }
