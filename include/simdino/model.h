@@ -34,9 +34,27 @@ typedef struct sd_model_config {
     int32_t head_layers;    /* linear layers, default 3; 0: no head */
     int32_t head_hidden;    /* default 2048 */
     int32_t head_dim;       /* width of its output, default 256 */
+    /* the forms of DINOv2 and SimDINOv2; 0 (default) everywhere: the form of DINO and SimDINO */
+    int32_t registers;      /* register tokens after the class token, 0..64; they get no position embedding */
+    int32_t mask_token;     /* 1: there is a mask token, so that masked patches can be given */
+    int32_t feed_forward;   /* sd_feed_forward */
+    int32_t qk_norm;        /* 1: queries and keys of each head pass a LayerNorm (eps 1e-6) before their product */
+    int32_t interpolate_antialias; /* 1: the position embedding is interpolated with antialiasing */
+    int32_t drop_path_uniform;     /* 1: drop_path is the rate of every block (v2); 0: of the last, growing from 0 */
+    /* prototypes of DINO's heads: "head.last_layer" holds this many weight-normalised rows of head_dim; 0: none */
+    int32_t prototypes;
+    int32_t prototype_scale;       /* 1: their lengths (weight_g) are trained (DINOv2); 0: they stay 1 (DINO) */
+    int32_t patch_head;            /* 1: masked patches have a head of their own ("patch_head."), of the same widths */
+    int32_t patch_prototypes;      /* of that head; with patch_head 0, patches share "head." and its prototypes */
+    double layer_scale;            /* initial value of LayerScale's factors; 0: no LayerScale */
     /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
-    int64_t reserved[8];
+    int64_t reserved[2];
 } sd_model_config;
+
+typedef enum sd_feed_forward {
+    SD_FEED_FORWARD_MLP = 0,   /* fc2(gelu(fc1(x))), hidden width mlp_ratio * dim */
+    SD_FEED_FORWARD_SWIGLU = 1 /* w3(silu(a) * b), [a, b] = w12(x), hidden width 2/3 mlp_ratio dim rounded up to 8 */
+} sd_feed_forward;
 
 SD_API void sd_model_config_init(sd_model_config *config); /* ViT-S/16 with SimDINO's head */
 
