@@ -37,6 +37,8 @@ void sd_drop_paths(sd_activations *a, const sd_forward_options *options) {
         }
         for (size_t i = 0; i < a->group_count; i++) {
             size_t count = a->groups[i].count, wanted[2];
+            if (count == 0)
+                continue;
             wanted[0] = wanted[1] = subset_of(count, rate);
             double kept = g->drop_subset ? (double)wanted[0] / (double)count : 1.0 - rate;
             branches[0].scale[i] = branches[1].scale[i] = (float)(1.0 / kept);
