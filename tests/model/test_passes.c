@@ -86,12 +86,12 @@ static pass begin(double drop_path, int threads, sd_activation_mode mode, int al
     sd_model_initialize(p.model, 3);
     /* larger weights than at the start, so that all parts matter */
     for (size_t i = 0; i < p.model->parameter_count; i++)
-        p.model->parameters[i] *= 8.0f;
+        p.model->parameters[i] *= form == FORM_V1 ? 8.0f : 3.0f;
     /* and none near 0: the norm of a token of deviation 1e-6 has slopes that float cannot follow */
     sd_random random;
     sd_random_init(&random, 4, 0, 0);
     for (size_t i = 0; i < p.model->parameter_count && form != FORM_V1; i++)
-        p.model->parameters[i] += 0.1f * (float)sd_random_normal(&random);
+        p.model->parameters[i] += 0.15f * (float)sd_random_normal(&random);
     p.groups[0] = (sd_image_group){pixels, GLOBALS, GLOBAL_SIDE, GLOBAL_SIDE};
     p.groups[1] =
         (sd_image_group){pixels + GLOBALS * CHANNELS * GLOBAL_SIDE * GLOBAL_SIDE, LOCALS, LOCAL_SIDE, LOCAL_SIDE};
