@@ -40,6 +40,21 @@ static const setting settings[] = {
     U64(warmup_steps),          F64(lr),                   F64(min_lr),
     F64(weight_decay),          F64(weight_decay_end),     F64(momentum),
     F64(momentum_end),          I32(clip),                 F64(clip_limit),
+    /* settings that came later: a file has them only where they differ from the defaults */
+#define FIRST_LATE_SETTING "method"
+    I32(method),
+    I32(model.registers),       I32(model.mask_token),     I32(model.feed_forward),
+    I32(model.qk_norm),         I32(model.interpolate_antialias), I32(model.drop_path_uniform),
+    I32(model.drop_path_subset), I32(model.prototypes),    I32(model.prototype_scale),
+    I32(model.patch_head),      I32(model.patch_prototypes), F64(model.layer_scale),
+    I32(dino.target),           I32(dino.sinkhorn_iterations), F64(dino.student_temp),
+    F64(dino.center_momentum),  F64(teacher_temp_start),   F64(teacher_temp),
+    U64(teacher_temp_steps),    U64(epoch_steps),          U64(freeze_steps),
+    F64(mask.ratio_min),        F64(mask.ratio_max),       F64(mask.probability),
+    F64(mask.block_share),      F64(mask.block_aspect),    I32(mask.block_patches),
+    F64(patch_weight),          F64(koleo_weight),         F64(lr_start),
+    I32(warmup_kind),           F64(layer_decay),          F64(patch_embed_lr),
+    F64(eps_sq_end),            F64(coeff_end),
 };
 
 size_t sd_setting_count(void) { return sizeof settings / sizeof settings[0]; }
@@ -59,6 +74,20 @@ static size_t number_size(setting_type type) {
 size_t sd_setting_bytes(size_t index, size_t *offset) {
     *offset = settings[index].offset;
     return settings[index].count * number_size(settings[index].type);
+}
+
+bool sd_setting_is_late(size_t index) {
+    size_t first = 0;
+    while (strcmp(settings[first].key, FIRST_LATE_SETTING) != 0)
+        first++;
+    return index >= first;
+}
+
+bool sd_setting_is_default(const sd_pretrainer_config *config, size_t index) {
+    sd_pretrainer_config defaults;
+    sd_pretrainer_config_init(&defaults);
+    size_t offset, bytes = sd_setting_bytes(index, &offset);
+    return memcmp((const char *)config + offset, (const char *)&defaults + offset, bytes) == 0;
 }
 
 /* ---- printing ------------------------------------------------------------------------------ */

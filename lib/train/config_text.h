@@ -15,6 +15,10 @@ const char *sd_setting_key(size_t index);
 /* Bytes of the setting in the struct, and where they begin. */
 size_t sd_setting_bytes(size_t index, size_t *offset);
 
+/* A late setting came after the first checkpoints were written: where it has its default, files do not mention it. */
+bool sd_setting_is_late(size_t index);
+bool sd_setting_is_default(const sd_pretrainer_config *config, size_t index);
+
 /* text: SD_SETTING_MAX bytes. */
 void sd_setting_print(const sd_pretrainer_config *config, size_t index, char *text);
 /* False when the text is not of the form that sd_setting_print gives. */
