@@ -67,7 +67,8 @@ cleanup:
     return status;
 }
 
-/* torch.linspace goes from both ends to the middle. */
+/* torch.linspace goes from both ends to the middle. (Its vectorised loop, for eight numbers and more, rounds the last bit
+ * differently from processor to processor; this is the plain one.) */
 float sd_mask_edge(const sd_mask_config *config, size_t parts, size_t i) {
     const float low = (float)config->ratio_min, high = (float)config->ratio_max;
     const float step = (high - low) / (float)parts;
