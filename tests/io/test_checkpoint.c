@@ -382,9 +382,9 @@ static void wrong_metadata(void **state) {
     }
     static content changed;
     changed = parts; /* a setting of a newer library */
-    changed.metadata[changed.metadata_count++] = (sd_metadata){"model.registers", "4"};
+    changed.metadata[changed.metadata_count++] = (sd_metadata){"model.wings", "4"};
     assert_int_equal(try_content(state, &changed), SD_ERR_VERSION);
-    assert_non_null(strstr(sd_last_error(), "model.registers"));
+    assert_non_null(strstr(sd_last_error(), "model.wings"));
     throw_away(&parts);
 }
 
