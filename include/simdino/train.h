@@ -111,6 +111,45 @@ SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config);
  * Errors: SD_ERR_ARGUMENT. */
 SD_API sd_status sd_pretrainer_config_method(sd_pretrainer_config *config, int32_t method);
 
+/* ---- settings by name ---------------------------------------------------------------------- */
+
+/* Every setting of sd_pretrainer_config by the path of its member, "loss.eps_sq" or "batch_size", as text: numbers with a
+ * point whatever the locale, several with commas ("0.4,1"), and words where a number stands for one ("dinov2" for
+ * method). For configuration files, command lines and logs. All functions here are thread-safe. */
+SD_API size_t sd_setting_count(void);
+/* NULL for an index out of range. */
+SD_API const char *sd_setting_name(size_t index);
+/* Writes the setting's text, at most `size` bytes with the final 0 (256 are enough for all but mean and std, 1024 for
+ * those). Errors: SD_ERR_ARGUMENT (no such setting, too small). */
+SD_API sd_status sd_setting_get(const sd_pretrainer_config *config, const char *name, char *text, size_t size);
+/* Errors: SD_ERR_ARGUMENT (no such setting, or a text that is none of its values: config is unchanged). */
+SD_API sd_status sd_setting_set(sd_pretrainer_config *config, const char *name, const char *text);
+
+/* ---- recipes ------------------------------------------------------------------------------- */
+
+/* A recipe is a text of lines "setting = value", with a # before comments. Beside the settings above it may say
+ *     include = NAME              first all that another recipe says
+ *     epochs, epoch_images        length of the run, and images of an epoch where that is not the data set
+ *     base_lr, lr_rule            peak learning rate for a batch of 256 (lr_rule = linear) or 1024 (sqrt), to be scaled
+ *     warmup_epochs, teacher_temp_epochs, freeze_epochs      what becomes a number of steps
+ *     method = NAME               first of all: sd_pretrainer_config_method
+ * Those of the official code are "simdino-vits16", "-vitb16", "-vitl16", "simdinov2-vitb16", "-vitl16", "dino-vits16",
+ * "-vitb16", "dinov2-vitb16" and "-vitl16"; "METHOD-small-grey" and "METHOD-small-colour" are for images of 28 to 64
+ * pixels on a few CPU cores. */
+SD_API size_t sd_recipe_count(void);
+/* NULL for an index out of range. */
+SD_API const char *sd_recipe_name(size_t index);
+/* The text of a recipe; NULL when there is none of that name. */
+SD_API const char *sd_recipe_text(const char *name);
+
+/* Fills `config` by a recipe for a data set of `images` images; batch_size 0 and epochs 0: the recipe's. Everything can be
+ * changed afterwards. A length that is not a number of whole steps is rounded up.
+ * Errors: SD_ERR_ARGUMENT (no such recipe; a text with a line that makes no sense, which sd_last_error() quotes). */
+SD_API sd_status sd_recipe_apply(const char *name, uint64_t images, size_t batch_size, double epochs,
+                                 sd_pretrainer_config *config);
+SD_API sd_status sd_recipe_apply_text(const char *text, uint64_t images, size_t batch_size, double epochs,
+                                      sd_pretrainer_config *config);
+
 /* What one step did. `size` is set by the caller; members it does not know are not written. */
 typedef struct sd_step_metrics {
     size_t size;

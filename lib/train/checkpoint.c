@@ -70,7 +70,7 @@ static sd_status collect_metadata(const sd_pretrainer *trainer, checkpoint_conte
             continue;
         char *value = content->values + content->metadata_count * SD_SETTING_MAX;
         sd_setting_print(sd_pretrainer_config_of(trainer), i, value);
-        add_metadata(content, sd_setting_key(i), value);
+        add_metadata(content, sd_setting_name(i), value);
     }
     return SD_OK;
 }
@@ -186,7 +186,7 @@ static bool key_is_known(const char *key) {
         if (strcmp(key, fixed_keys[i]) == 0)
             return true;
     for (size_t i = 0; i < sd_setting_count(); i++)
-        if (strcmp(key, sd_setting_key(i)) == 0)
+        if (strcmp(key, sd_setting_name(i)) == 0)
             return true;
     return strncmp(key, "crc32_", 6) == 0;
 }
@@ -199,7 +199,7 @@ static sd_status read_config(checkpoint *from) {
                    "%s: this library does not know its setting %.100s: use a newer one", from->path, key);
     }
     for (size_t i = 0; i < sd_setting_count(); i++) {
-        const char *key = sd_setting_key(i), *text = sd_safetensors_metadata(from->file, key);
+        const char *key = sd_setting_name(i), *text = sd_safetensors_metadata(from->file, key);
         if (!text && sd_setting_is_late(i))
             continue;
         SD_REQUIRE(text, SD_ERR_FORMAT, "%s: the metadata lack %s", from->path, key);

@@ -165,7 +165,7 @@ static void networks_and_info(void **state) {
     for (size_t i = 0; i < sd_setting_count(); i++) {
         size_t offset, bytes = sd_setting_bytes(i, &offset);
         if (memcmp((char *)&read + offset, (char *)&expected + offset, bytes) != 0)
-            fail_msg("%s changed", sd_setting_key(i));
+            fail_msg("%s changed", sd_setting_name(i));
     }
     assert_int_equal(sd_checkpoint_info(NULL, path, NULL, NULL), SD_OK);
 
