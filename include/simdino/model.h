@@ -41,14 +41,18 @@ typedef struct sd_model_config {
     int32_t qk_norm;        /* 1: queries and keys of each head pass a LayerNorm (eps 1e-6) before their product */
     int32_t interpolate_antialias; /* 1: the position embedding is interpolated with antialiasing */
     int32_t drop_path_uniform;     /* 1: drop_path is the rate of every block (v2); 0: of the last, growing from 0 */
+    /* 1: each branch drops exactly the share drop_path of a group's images, at least one is kept (v2); 0: each image is
+     * dropped with that probability */
+    int32_t drop_path_subset;
     /* prototypes of DINO's heads: "head.last_layer" holds this many weight-normalised rows of head_dim; 0: none */
     int32_t prototypes;
     int32_t prototype_scale;       /* 1: their lengths (weight_g) are trained (DINOv2); 0: they stay 1 (DINO) */
     int32_t patch_head;            /* 1: masked patches have a head of their own ("patch_head."), of the same widths */
     int32_t patch_prototypes;      /* of that head; with patch_head 0, patches share "head." and its prototypes */
+    int32_t unused;
     double layer_scale;            /* initial value of LayerScale's factors; 0: no LayerScale */
     /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
-    int64_t reserved[2];
+    int64_t reserved[1];
 } sd_model_config;
 
 typedef enum sd_feed_forward {
@@ -73,7 +77,8 @@ SD_API sd_status sd_model_create(sd_context *context, const sd_model_config *con
 SD_API void sd_model_destroy(sd_model *model);
 
 /* The official initialisation: weights and tokens truncated normal with deviation 0.02, biases 0, norm
- * weights 1; the patch projection uniform in +-1/sqrt(fan_in), as PyTorch's convolution. Same seed, same numbers. */
+ * weights 1; the patch projection uniform in +-1/sqrt(fan_in), as PyTorch's convolution; prototypes likewise, of length
+ * 1; with a mask token (v2) that is 0, class and register tokens have deviation 1e-6. Same seed, same numbers. */
 SD_API void sd_model_initialize(sd_model *model, uint64_t seed);
 
 /* The configuration as created. `config->size` is set by the caller. Errors: SD_ERR_ARGUMENT. */
@@ -86,7 +91,7 @@ SD_API const float *sd_model_parameters_const(const sd_model *model);
 SD_API sd_status sd_model_copy(sd_model *to, const sd_model *from); /* SD_ERR_MISMATCH */
 
 typedef struct sd_tensor_info {
-    const char *name;   /* official state-dict name with "backbone." or "head." before it */
+    const char *name;   /* official state-dict name with "backbone.", "head." or "patch_head." before it */
     int64_t shape[4];
     int32_t dimensions; /* 1..4 */
     int32_t decay;      /* 1: weight decay applies; 0: bias or one-dimensional */
@@ -128,6 +133,17 @@ typedef struct sd_activations sd_activations;
  * The model is borrowed until destroy. Errors: SD_ERR_ARGUMENT, SD_ERR_MEMORY. */
 SD_API sd_status sd_activations_create(const sd_model *model, const sd_image_group *shapes, size_t group_count,
                                        sd_activation_mode mode, int32_t all_tokens, sd_activations **activations);
+
+/* The same with all settings. */
+typedef struct sd_activations_config {
+    size_t size;
+    int32_t mode;       /* sd_activation_mode, default SPEED */
+    int32_t all_tokens; /* as above, default 0 */
+    size_t max_patches; /* most patches whose own outputs a pass may ask for (sd_forward_options' patches); default 0 */
+} sd_activations_config;
+SD_API void sd_activations_config_init(sd_activations_config *config);
+SD_API sd_status sd_activations_create_with(const sd_model *model, const sd_image_group *shapes, size_t group_count,
+                                            const sd_activations_config *config, sd_activations **activations);
 SD_API void sd_activations_destroy(sd_activations *activations);
 /* Bytes that it holds. */
 SD_API size_t sd_activations_memory(const sd_activations *activations);
@@ -139,6 +155,14 @@ typedef struct sd_forward_options {
     uint64_t seed;    /* of stochastic depth: with step and sample it decides which paths are dropped */
     uint64_t step;
     uint64_t first_sample; /* number of the first image of group 0; the images are numbered through */
+    /* NULL, or one pointer per group: NULL, or images x patches bytes, row-major over the grid. Where a byte is not 0, the
+     * mask token takes the place of the patch's embedding (its position embedding is added all the same). Needs a model
+     * with a mask token. */
+    const uint8_t *const *masks;
+    /* Patches of group 0 that also get outputs of their own: patch_count (at most max_patches) numbers image * patches +
+     * patch, ascending. Borrowed during the call. */
+    const size_t *patches;
+    size_t patch_count;
 } sd_forward_options;
 SD_API void sd_forward_options_init(sd_forward_options *options);
 
@@ -147,9 +171,11 @@ typedef struct sd_forward_outputs {
     size_t size;
     float *class_tokens; /* S x D, after the final norm */
     float *features;     /* S x head_dim, rows of length 1; needs a head */
-    /* all tokens of all images, packed (class token first), x D, before the final norm; needs all_tokens */
+    /* all tokens of all images, packed (class token, registers, patches), x D, before the final norm; needs all_tokens */
     float *tokens;
     float *tokens_norm;  /* the same after the final norm; needs all_tokens */
+    float *patch_tokens;   /* patch_count x D: the options' patches after the final norm */
+    float *patch_features; /* patch_count x head_dim: through the head (patch_head, where the model has one) */
 } sd_forward_outputs;
 SD_API void sd_forward_outputs_init(sd_forward_outputs *outputs);
 
@@ -167,6 +193,9 @@ typedef struct sd_backward_inputs {
     const float *class_tokens;
     const float *features;
     const float *tokens; /* with respect to `tokens` (before the final norm); needs all_tokens */
+    const float *tokens_norm;
+    const float *patch_tokens;
+    const float *patch_features;
 } sd_backward_inputs;
 SD_API void sd_backward_inputs_init(sd_backward_inputs *inputs);
 

@@ -98,7 +98,8 @@ enum sd_random_purpose {
     SD_RANDOM_INIT = 1u << 24,      /* parameter initialisation: b adds the tensor's index */
     SD_RANDOM_CROP = 2u << 24,      /* crop choices: b adds the view */
     SD_RANDOM_ORDER = 3u << 24,     /* order of an epoch */
-    SD_RANDOM_DROP_PATH = 4u << 24  /* stochastic depth: b adds the block */
+    SD_RANDOM_DROP_PATH = 4u << 24, /* stochastic depth: b adds the block */
+    SD_RANDOM_MASK = 5u << 24       /* masked patches: b adds 0 for which crops, 1 + crop for its mask */
 };
 
 #endif

@@ -41,6 +41,40 @@ SD_API void sd_augment_config_init(sd_augment_config *config) {
     }
 }
 
+SD_API sd_status sd_augment_config_preset(sd_augment_config *config, const char *name) {
+    static const struct {
+        const char *name;
+        double blur[3];
+        int32_t blur_kind;
+    } presets[] = {
+        {"dino", {1.0, 0.1, 0.5}, SD_BLUR_PIL},
+        {"dinov2", {1.0, 0.1, 0.5}, SD_BLUR_TORCHVISION},
+        {"dinov2-published", {0.0, 0.9, 0.5}, SD_BLUR_TORCHVISION},
+    };
+    SD_REQUIRE(config != NULL, SD_ERR_ARGUMENT, "config is NULL");
+    SD_REQUIRE(name != NULL, SD_ERR_ARGUMENT, "name is NULL");
+    size_t i = 0, count = sizeof presets / sizeof presets[0];
+    while (i < count && strcmp(presets[i].name, name) != 0)
+        i++;
+    SD_REQUIRE(i < count, SD_ERR_ARGUMENT, "there is no augmentation \"%s\": it is dino, dinov2 or dinov2-published",
+               name);
+    sd_augment_config recipe;
+    sd_augment_config_init(&recipe);
+    config->flip = recipe.flip;
+    config->jitter = recipe.jitter;
+    config->brightness = recipe.brightness;
+    config->contrast = recipe.contrast;
+    config->saturation = recipe.saturation;
+    config->hue = recipe.hue;
+    config->gray = recipe.gray;
+    memcpy(config->blur, presets[i].blur, sizeof config->blur);
+    memcpy(config->blur_radius, recipe.blur_radius, sizeof config->blur_radius);
+    memcpy(config->solarize, recipe.solarize, sizeof config->solarize);
+    config->solarize_threshold = recipe.solarize_threshold;
+    config->blur_kind = presets[i].blur_kind;
+    return SD_OK;
+}
+
 static sd_status check_side(const char *name, int32_t side) {
     SD_REQUIRE(side >= 1 && side <= MAX_SIDE, SD_ERR_ARGUMENT, "%s is %d: it must be in 1 .. %d", name, side, MAX_SIDE);
     return SD_OK;

@@ -115,4 +115,12 @@ sd_status sd_augmenter_reserve(sd_augmenter *augmenter, int32_t pixel_type, size
 /* Bytes that the augmenter holds. */
 size_t sd_augmenter_memory(const sd_augmenter *augmenter);
 
+/* ---- masks (masks.c) ----------------------------------------------------------------------- */
+
+/* Edge `i` of the `parts` equal parts of the config's ratios, in the float arithmetic of torch.linspace. */
+float sd_mask_edge(const sd_mask_config *config, size_t parts, size_t i);
+/* Masks up to `wanted` of rows x columns patches in blocks; returns how many were masked. The config is checked. */
+size_t sd_mask_blocks(const sd_mask_config *config, sd_random *random, size_t rows, size_t columns, size_t wanted,
+                      uint8_t *mask);
+
 #endif

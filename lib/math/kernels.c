@@ -122,6 +122,41 @@ static void layer_norm_backward(const float *restrict dy, const float *restrict 
     }
 }
 
+static void bias_swiglu(float *restrict h, size_t rows, size_t n, const float *restrict bias, float *restrict g) {
+    for (size_t i = 0; i < rows; i++, h += 2 * n, g += n) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++) {
+            float a = h[j] + bias[j], b = h[n + j] + bias[n + j];
+            h[j] = a;
+            h[n + j] = b;
+            g[j] = a / (1.0f + exp_kernel(-a)) * b;
+        }
+    }
+}
+
+/* With s = 1/(1 + e^-a): dL/da = d b s (1 + a (1 - s)), dL/db = d a s. */
+static void swiglu_backward(const float *restrict h, float *restrict d, size_t rows, size_t n, float *restrict g,
+                            float *restrict dbias) {
+    for (size_t i = 0; i < rows; i++, h += 2 * n, d += 2 * n) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++) {
+            float a = h[j], b = h[n + j], up = d[j];
+            float s = 1.0f / (1.0f + exp_kernel(-a));
+            float da = up * b * s * (1.0f + a * (1.0f - s)), db = up * a * s;
+            d[j] = da;
+            d[n + j] = db;
+            dbias[j] += da;
+            dbias[n + j] += db;
+        }
+        if (g != NULL) {
+            SD_SIMD
+            for (size_t j = 0; j < n; j++)
+                g[j] = h[j] / (1.0f + exp_kernel(-h[j])) * h[n + j];
+            g += n;
+        }
+    }
+}
+
 static void add_bias(float *restrict y, size_t rows, size_t n, size_t ld, const float *restrict bias) {
     for (size_t i = 0; i < rows; i++, y += ld) {
         SD_SIMD
@@ -171,11 +206,17 @@ static void gelu_backward(const float *restrict h, float *restrict d, size_t row
 }
 
 static void residual(float *out, const float *x, const float *y, size_t rows, size_t n, const float *bias,
-                     float scale) {
+                     const float *gamma, float scale) {
     for (size_t i = 0; i < rows; i++, out += n, x += n, y += n) {
-        SD_SIMD
-        for (size_t j = 0; j < n; j++)
-            out[j] = x[j] + scale * (y[j] + bias[j]);
+        if (gamma == NULL) {
+            SD_SIMD
+            for (size_t j = 0; j < n; j++)
+                out[j] = x[j] + scale * (y[j] + bias[j]);
+        } else {
+            SD_SIMD
+            for (size_t j = 0; j < n; j++)
+                out[j] = x[j] + scale * (gamma[j] * (y[j] + bias[j]));
+        }
     }
 }
 
@@ -291,6 +332,8 @@ const sd_kernels SD_KERNELS = {
     .layer_norm_backward = layer_norm_backward,
     .bias_gelu = bias_gelu,
     .gelu_backward = gelu_backward,
+    .bias_swiglu = bias_swiglu,
+    .swiglu_backward = swiglu_backward,
     .add_bias = add_bias,
     .residual = residual,
     .scaled_copy = scaled_copy,

@@ -32,9 +32,14 @@ typedef struct sd_kernels {
     void (*gelu_backward)(const float *h, float *d, size_t rows, size_t n, size_t ld, float *g, float *dbias);
     /* y += bias, in place. */
     void (*add_bias)(float *y, size_t rows, size_t n, size_t ld, const float *bias);
-    /* out = x + scale*(y + bias); out may be x. */
+    /* h = [a, b], rows of 2n: h += bias, in place; g[n] = silu(a) b, silu(a) = a / (1 + e^-a). g's row distance is n. */
+    void (*bias_swiglu)(float *h, size_t rows, size_t n, const float *bias, float *g);
+    /* d: rows of 2n, on entry dL/dg in their first n, on return dL/dh; g receives silu(a) b again (row distance n, may
+     * be NULL); dbias += sums of dL/dh. */
+    void (*swiglu_backward)(const float *h, float *d, size_t rows, size_t n, float *g, float *dbias);
+    /* out = x + scale*gamma*(y + bias), gamma NULL: all 1 (LayerScale); out may be x. */
     void (*residual)(float *out, const float *x, const float *y, size_t rows, size_t n, const float *bias,
-                     float scale);
+                     const float *gamma, float scale);
     /* out = scale * x over count elements. */
     void (*scaled_copy)(float *out, const float *x, size_t count, float scale);
     /* sum += column sums of y. */

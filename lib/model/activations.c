@@ -43,13 +43,15 @@ sd_partial_layout sd_partials_of(const sd_geometry *g) {
     p.norm1_weight = 0;
     p.norm1_bias = p.norm1_weight + d;
     p.qkv_bias = p.norm1_bias + d;
-    p.proj_bias = p.qkv_bias + 3 * d;
+    p.qk_norm = p.qkv_bias + 3 * d;
+    p.proj_bias = p.qk_norm + (g->qk_norm ? 4 * d / g->heads : 0);
     p.norm2_weight = p.proj_bias + d;
     p.norm2_bias = p.norm2_weight + d;
     p.fc1_bias = p.norm2_bias + d;
-    p.fc2_bias = p.fc1_bias + g->hidden;
+    p.fc2_bias = p.fc1_bias + g->hidden_in;
     p.patch_bias = p.fc2_bias + d;
-    p.count = sd_size_ceil(p.patch_bias + d, 16) * 16;
+    p.mask_token = p.patch_bias + d;
+    p.count = sd_size_ceil(p.mask_token + d, 16) * 16;
     return p;
 }
 
@@ -110,12 +112,12 @@ static void place_block(arena *space, const sd_geometry *g, size_t rows, bool wi
     store->middle = place_floats(space, rows, d);
     store->mean2 = place_floats(space, rows, 1);
     store->rstd2 = place_floats(space, rows, 1);
-    store->hidden = place_floats(space, rows, g->hidden);
+    store->hidden = place_floats(space, rows, g->hidden_in);
 }
 
-static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t probabilities, bool class_only,
-                       bool training, sd_tail *tail) {
-    size_t d = g->dim;
+static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t patches, size_t probabilities,
+                       bool class_only, bool training, sd_tail *tail) {
+    size_t d = g->dim, rows = images + patches;
     if (class_only) {
         float **rows_of_d[] = {&tail->query, &tail->normal1, &tail->attention, &tail->x, &tail->middle, &tail->normal2};
         for (size_t i = 0; i < sizeof rows_of_d / sizeof *rows_of_d; i++)
@@ -123,7 +125,7 @@ static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t
         tail->probabilities = place_floats(space, probabilities, 1);
         tail->mean2 = place_floats(space, images, 1);
         tail->rstd2 = place_floats(space, images, 1);
-        tail->hidden = place_floats(space, images, g->hidden);
+        tail->hidden = place_floats(space, images, g->hidden_in);
         tail->gelu = place_floats(space, images, g->hidden);
         tail->branch = place_floats(space, images, d);
         if (training) {
@@ -131,28 +133,30 @@ static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t
                                    &tail->dnormal};
             for (size_t i = 0; i < sizeof gradients / sizeof *gradients; i++)
                 *gradients[i] = place_floats(space, images, d);
-            tail->dhidden = place_floats(space, images, g->hidden);
+            tail->dhidden = place_floats(space, images, g->hidden_in);
         }
     }
     tail->probability_start = place(space, images + 1, sizeof(size_t));
-    tail->out = place_floats(space, images, d);
-    tail->mean = place_floats(space, images, 1);
-    tail->rstd = place_floats(space, images, 1);
-    tail->normal = place_floats(space, images, d);
+    tail->patch_rows = place(space, patches, sizeof(size_t));
+    tail->patch_before = place(space, images + 1, sizeof(size_t));
+    tail->out = place_floats(space, rows, d);
+    tail->mean = place_floats(space, rows, 1);
+    tail->rstd = place_floats(space, rows, 1);
+    tail->normal = place_floats(space, rows, d);
     tail->head_in[0] = tail->normal;
     for (size_t i = 0; i < g->head_layers; i++) {
-        tail->head_pre[i] = place_floats(space, images, g->head_width[i + 1]);
+        tail->head_pre[i] = place_floats(space, rows, g->head_width[i + 1]);
         if (i + 1 < g->head_layers)
-            tail->head_in[i + 1] = place_floats(space, images, g->head_width[i + 1]);
+            tail->head_in[i + 1] = place_floats(space, rows, g->head_width[i + 1]);
     }
     if (g->head_layers > 0) {
-        tail->features = place_floats(space, images, g->head_width[g->head_layers]);
-        tail->lengths = place_floats(space, images, 1);
+        tail->features = place_floats(space, rows, g->head_width[g->head_layers]);
+        tail->lengths = place_floats(space, rows, 1);
     }
     if (training) {
         for (size_t i = 0; i <= g->head_layers; i++)
-            tail->dhead[i] = place_floats(space, images, g->head_width[i]);
-        tail->dout = place_floats(space, images, d);
+            tail->dhead[i] = place_floats(space, rows, g->head_width[i]);
+        tail->dout = place_floats(space, rows, d);
     }
 }
 
@@ -165,7 +169,7 @@ static void place_all(sd_activations *a, arena *space) {
 
     a->image_row = place(space, a->max_images + 1, sizeof(size_t));
     a->identity = place(space, a->max_images + 1, sizeof(size_t));
-    bool drops = training && g->drop_path > 0.0 && g->depth > 1;
+    bool drops = training && g->drop_path > 0.0 && (g->depth > 1 || g->drop_uniform);
     a->compact = drops ? place(space, 4 * g->depth * (a->max_images + 1), sizeof(size_t)) : NULL;
     a->branches = place(space, 2 * g->depth, sizeof(sd_branch));
     a->chunks = place(space, a->max_chunks, sizeof(sd_chunk));
@@ -209,15 +213,24 @@ static void place_all(sd_activations *a, arena *space) {
         layer->dqkv = place_floats(space, t, 3 * d);
         layer->dattention = place_floats(space, t, d);
         layer->normal2 = place_floats(space, t, d);
-        layer->dhidden = place_floats(space, t, g->hidden);
+        layer->dhidden = place_floats(space, t, g->hidden_in);
         layer->gelu = place_floats(space, t, g->hidden);
         layer->dmlp = place_floats(space, t, d);
         /* the first block's branch gradients are done with when the patches are needed, but its products are not */
         layer->patches = place_floats(space, t, g->patch_values);
         a->partial_count = sd_partials_of(g).count;
         a->partials = place_floats(space, a->max_chunks, a->partial_count);
+        if (g->layer_scale) {
+            sd_scaled_weights *scaled = &a->scaled;
+            scaled->proj = place_floats(space, d, d);
+            scaled->fc2 = place_floats(space, d, g->hidden);
+            scaled->dproj = place_floats(space, d, d);
+            scaled->dfc2 = place_floats(space, d, g->hidden);
+            scaled->dproj_bias = place_floats(space, 1, d);
+            scaled->dfc2_bias = place_floats(space, 1, d);
+        }
     }
-    place_tail(space, g, a->max_images, probabilities, class_only, training, &a->tail);
+    place_tail(space, g, a->max_images, a->max_patches, probabilities, class_only, training, &a->tail);
     for (size_t thread = 0; thread < a->threads; thread++) {
         sd_thread_work unused;
         sd_thread_work *work = a->thread_work != NULL ? &a->thread_work[thread] : &unused;
@@ -226,20 +239,28 @@ static void place_all(sd_activations *a, arena *space) {
         work->gelu = place_floats(space, r, g->hidden);
         work->attention = place_floats(space, sd_attention_work(a->max_tokens), 1);
         work->patches = place_floats(space, r, g->patch_values);
+        work->qkv_norm = g->qk_norm ? place_floats(space, a->max_tokens, 3 * d) : NULL;
         if (!training)
             place_block(space, g, r, true, &work->inference);
     }
 }
 
-static sd_status plan(sd_activations *a, const sd_model_config *config, const sd_image_group *shapes, size_t count,
-                      sd_activation_mode mode, bool all_tokens, size_t threads, size_t *bytes) {
+static sd_status plan(sd_activations *a, const sd_model_config *model, const sd_image_group *shapes, size_t count,
+                      const sd_activations_config *config, size_t threads, size_t *bytes) {
+    int32_t mode = config->mode;
     SD_REQUIRE(mode == SD_ACTIVATIONS_INFERENCE || mode == SD_ACTIVATIONS_SPEED || mode == SD_ACTIVATIONS_MEMORY,
-               SD_ERR_ARGUMENT, "mode is %d: it must be one of sd_activation_mode", (int)mode);
-    sd_status status = sd_geometry_of(config, &a->geometry);
+               SD_ERR_ARGUMENT, "mode is %d: it must be one of sd_activation_mode", mode);
+    SD_REQUIRE(config->max_patches == 0 || config->all_tokens, SD_ERR_ARGUMENT,
+               "max_patches is %zu: patches need all_tokens", config->max_patches);
+    SD_REQUIRE(config->max_patches <= SD_BLAS_MAX, SD_ERR_ARGUMENT, "max_patches is %zu: too many",
+               config->max_patches);
+    sd_status status = sd_geometry_of(model, &a->geometry);
     if (status != SD_OK)
         return status;
-    a->mode = mode;
-    a->all_tokens = all_tokens;
+    a->mode = (sd_activation_mode)mode;
+    /* a class-token-only last block has no normalised keys */
+    a->all_tokens = config->all_tokens != 0 || a->geometry.qk_norm;
+    a->max_patches = config->max_patches;
     a->threads = threads;
     status = measure_pass(a, shapes, count);
     if (status != SD_OK)
@@ -251,11 +272,19 @@ static sd_status plan(sd_activations *a, const sd_model_config *config, const sd
     return SD_OK;
 }
 
-sd_status sd_activations_bytes(const sd_model_config *config, const sd_image_group *shapes, size_t group_count,
-                               sd_activation_mode mode, bool all_tokens, size_t threads, size_t *bytes) {
+SD_API void sd_activations_config_init(sd_activations_config *config) {
+    if (config == NULL)
+        return;
+    memset(config, 0, sizeof *config);
+    config->size = sizeof *config;
+    config->mode = SD_ACTIVATIONS_SPEED;
+}
+
+sd_status sd_activations_bytes(const sd_model_config *model, const sd_image_group *shapes, size_t group_count,
+                               const sd_activations_config *config, size_t threads, size_t *bytes) {
     sd_activations measured;
     memset(&measured, 0, sizeof measured);
-    sd_status status = plan(&measured, config, shapes, group_count, mode, all_tokens, threads, bytes);
+    sd_status status = plan(&measured, model, shapes, group_count, config, threads, bytes);
     if (status == SD_OK)
         *bytes += sizeof measured;
     return status;
@@ -265,14 +294,27 @@ sd_status sd_activations_bytes(const sd_model_config *config, const sd_image_gro
 
 SD_API sd_status sd_activations_create(const sd_model *model, const sd_image_group *shapes, size_t group_count,
                                        sd_activation_mode mode, int32_t all_tokens, sd_activations **out) {
+    sd_activations_config config;
+    sd_activations_config_init(&config);
+    config.mode = (int32_t)mode;
+    config.all_tokens = all_tokens;
+    return sd_activations_create_with(model, shapes, group_count, &config, out);
+}
+
+SD_API sd_status sd_activations_create_with(const sd_model *model, const sd_image_group *shapes, size_t group_count,
+                                            const sd_activations_config *source, sd_activations **out) {
     SD_REQUIRE(model != NULL && out != NULL, SD_ERR_ARGUMENT, "%s is NULL", model == NULL ? "model" : "activations");
+    sd_activations_config config;
+    sd_activations_config_init(&config);
+    sd_status status = sd_config_read(&config, sizeof config, source, "sd_activations_config");
+    if (status != SD_OK)
+        return status;
     sd_activations *a = SD_NEW(model->context, sd_activations);
     if (a == NULL)
         return SD_ERR_MEMORY;
     a->context = model->context;
     a->kernels = sd_kernels_get();
-    sd_status status = plan(a, &model->config, shapes, group_count, mode, all_tokens != 0, sd_threads(model->context),
-                            &a->arena_bytes);
+    status = plan(a, &model->config, shapes, group_count, &config, sd_threads(model->context), &a->arena_bytes);
     if (status == SD_OK) {
         a->arena = sd_allocate(model->context, a->arena_bytes, 1);
         if (a->arena == NULL)
@@ -324,7 +366,7 @@ sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_ch
         store.middle += row * d;
         store.mean2 += row2;
         store.rstd2 += row2;
-        store.hidden += row2 * g->hidden;
+        store.hidden += row2 * g->hidden_in;
     }
     return store;
 }

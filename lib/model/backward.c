@@ -23,28 +23,39 @@ typedef struct backward_work {
 
 /* ---- patch embedding ----------------------------------------------------------------------- */
 
-/* Leaves the patches for the weight product, the sum over patch rows for the bias, and the gradient of the pixels where
- * it is wanted. */
+/* Leaves the patches for the weight product, the sums over patch rows for the bias and the mask token, and the gradient of
+ * the pixels where it is wanted. A masked patch has a row of zeros, as class token and registers do: its pixels were not
+ * seen. */
 static void embed_backward(const backward_work *job, const sd_chunk *chunk, size_t thread, float *partial) {
     const sd_activations *a = job->a;
     const sd_geometry *g = &a->geometry;
     size_t group = sd_group_of(a, chunk->first), d = g->dim;
     const sd_image_group *images = &a->groups[group];
-    size_t image_values = g->channels * images->height * images->width;
-    float *bias = partial + sd_partials_of(g).patch_bias;
+    size_t image_values = g->channels * images->height * images->width, extra = 1 + g->registers;
+    sd_partial_layout p = sd_partials_of(g);
     float *dpatches = a->thread_work[thread].patches;
     for (size_t s = chunk->first; s < chunk->last; s++) {
-        size_t row = a->image_row[s], patches = sd_image_tokens(a, s) - 1, place = s - a->group_first[group];
-        const float *dx = a->layer.dx + (row + 1) * d;
+        size_t row = a->image_row[s], patches = sd_image_tokens(a, s) - extra, place = s - a->group_first[group];
+        const float *dx = a->layer.dx + (row + extra) * d;
+        const uint8_t *mask = sd_image_mask(a, group, s);
         float *values = a->layer.patches + row * g->patch_values;
-        memset(values, 0, g->patch_values * sizeof *values);
+        memset(values, 0, extra * g->patch_values * sizeof *values);
+        values += extra * g->patch_values;
         sd_patches_gather(images->pixels + place * image_values, g->channels, images->height, images->width, g->patch,
-                          values + g->patch_values);
-        a->kernels->column_sum(dx, patches, d, d, bias);
+                          values);
+        for (size_t t = 0; t < patches; t++) {
+            bool masked = mask != NULL && mask[t] != 0;
+            a->kernels->column_sum(dx + t * d, 1, d, d, partial + (masked ? p.mask_token : p.patch_bias));
+            if (masked)
+                memset(values + t * g->patch_values, 0, g->patch_values * sizeof *values);
+        }
         if (job->pixels != NULL && job->pixels[group] != NULL) {
             sd_sgemm(false, false, patches, g->patch_values, d, 1.0f, dx, d,
                      job->model->parameters + job->model->layout.patch_weight, g->patch_values, 0.0f, dpatches,
                      g->patch_values);
+            for (size_t t = 0; mask != NULL && t < patches; t++)
+                if (mask[t] != 0)
+                    memset(dpatches + t * g->patch_values, 0, g->patch_values * sizeof *dpatches);
             sd_patches_scatter(dpatches, g->channels, images->height, images->width, g->patch,
                                job->pixels[group] + place * image_values);
         }
@@ -86,12 +97,18 @@ static sd_status position_backward(const backward_work *job) {
     if (status != SD_OK)
         return status;
     float *class_token = job->gradient + job->model->layout.cls_token;
+    float *registers = job->gradient + job->model->layout.registers;
     for (size_t i = 0; i < a->group_count; i++) {
-        sd_position_backward(a->dpositions[i], g->grid, g->dim, a->groups[i].height / g->patch,
-                             a->groups[i].width / g->patch, g->interpolate_offset,
-                             job->gradient + job->model->layout.position);
+        float *sums = a->dpositions[i];
         for (size_t j = 0; j < g->dim; j++)
-            class_token[j] += a->dpositions[i][j];
+            class_token[j] += sums[j];
+        for (size_t j = 0; j < g->registers * g->dim; j++)
+            registers[j] += sums[g->dim + j];
+        /* registers have no position: the class token's sum takes the place before the patches */
+        memmove(sums + g->registers * g->dim, sums, g->dim * sizeof *sums);
+        sd_position_backward(sums + g->registers * g->dim, g->grid, g->dim, a->groups[i].height / g->patch,
+                             a->groups[i].width / g->patch, &g->position,
+                             job->gradient + job->model->layout.position);
     }
     return SD_OK;
 }
@@ -126,6 +143,8 @@ static void reduce_partials(void *argument) {
     const sd_geometry *g = &a->geometry;
     sd_partial_layout p = sd_partials_of(g);
     float *block = job->gradient + job->block * l->block_stride;
+    size_t size = g->dim / g->heads;
+    bool scaled = g->layer_scale;
     const struct {
         size_t from, count;
         float *to;
@@ -134,12 +153,17 @@ static void reduce_partials(void *argument) {
         {p.norm1_weight, g->dim, block + l->norm1_weight, true},
         {p.norm1_bias, g->dim, block + l->norm1_bias, true},
         {p.qkv_bias, 3 * g->dim, block + l->qkv_bias, true},
-        {p.proj_bias, g->dim, block + l->proj_bias, !job->class_only},
+        {p.qk_norm, size, block + l->q_norm_weight, g->qk_norm},
+        {p.qk_norm + size, size, block + l->q_norm_bias, g->qk_norm},
+        {p.qk_norm + 2 * size, size, block + l->k_norm_weight, g->qk_norm},
+        {p.qk_norm + 3 * size, size, block + l->k_norm_bias, g->qk_norm},
+        {p.proj_bias, g->dim, scaled ? a->scaled.dproj_bias : block + l->proj_bias, !job->class_only},
         {p.norm2_weight, g->dim, block + l->norm2_weight, !job->class_only},
         {p.norm2_bias, g->dim, block + l->norm2_bias, !job->class_only},
-        {p.fc1_bias, g->hidden, block + l->fc1_bias, !job->class_only},
-        {p.fc2_bias, g->dim, block + l->fc2_bias, !job->class_only},
+        {p.fc1_bias, g->hidden_in, block + l->fc1_bias, !job->class_only},
+        {p.fc2_bias, g->dim, scaled ? a->scaled.dfc2_bias : block + l->fc2_bias, !job->class_only},
         {p.patch_bias, g->dim, job->gradient + l->patch_bias, job->block == 0},
+        {p.mask_token, g->dim, job->gradient + l->mask_token, job->block == 0 && g->mask_token},
     };
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
         if (sums[i].wanted)
@@ -157,8 +181,12 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
     size_t rows1 = attention->row_before[a->images], rows2 = mlp->row_before[a->images];
     float *block = job->gradient + job->block * l->block_stride;
     sd_product products[SD_PRODUCTS_MAX];
-    sd_status status;
+    float *dfc2 = g->layer_scale ? a->scaled.dfc2 : block + l->fc2_weight;
+    float *dproj = g->layer_scale ? a->scaled.dproj : block + l->proj_weight;
+    sd_status status = SD_OK;
 
+    if (!job->class_only) /* else the pass did it before the tail */
+        SD_TRY(sd_scale_begin(job->model, a, job->block));
     SD_TRY(sd_run(a->context, chunk_task, job, a->chunk_count));
     SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");
     for (size_t i = 0; i < more_count; i++)
@@ -167,34 +195,51 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
         products[count++] =
             sd_linear_weight(layer->dqkv, layer->normal1, rows1, 2 * d, d, block + l->qkv_weight + d * d);
     } else {
-        products[count++] = sd_linear_weight(layer->dmlp, layer->gelu, rows2, d, f, block + l->fc2_weight);
-        products[count++] = sd_linear_weight(layer->dhidden, layer->normal2, rows2, f, d, block + l->fc1_weight);
+        products[count++] = sd_linear_weight(layer->dmlp, layer->gelu, rows2, d, f, dfc2);
+        products[count++] =
+            sd_linear_weight(layer->dhidden, layer->normal2, rows2, g->hidden_in, d, block + l->fc1_weight);
         products[count++] = sd_linear_weight(layer->dqkv, layer->normal1, rows1, 3 * d, d, block + l->qkv_weight);
-        products[count++] = sd_linear_weight(layer->dattention, a->blocks[job->block].attention, rows1, d, d,
-                                           block + l->proj_weight);
+        products[count++] = sd_linear_weight(layer->dattention, a->blocks[job->block].attention, rows1, d, d, dproj);
     }
     if (job->block == 0)
         products[count++] = sd_linear_weight(layer->dx, layer->patches, a->rows, d, g->patch_values,
                                            job->gradient + l->patch_weight);
     SD_TRY(sd_run_products(a->context, products, count, reduce_partials, job));
+    SD_TRY(sd_scale_end(job->model, a, job->block, job->gradient));
 cleanup:
     return status;
 }
 
 /* ---- the pass ------------------------------------------------------------------------------ */
 
+static void add_row(float *row, const float *values, size_t d) {
+    for (size_t j = 0; j < d; j++)
+        row[j] += values[j];
+}
+
 /* The gradient at the output of the last block when all tokens are computed. */
-static void begin_all_tokens(sd_activations *a, const float *dtokens) {
+static void begin_all_tokens(const sd_model *model, sd_activations *a, const sd_backward_inputs *inputs,
+                             float *gradient) {
+    const sd_layout *l = &model->layout;
+    const sd_tail *tail = &a->tail;
     size_t d = a->geometry.dim;
-    if (dtokens != NULL)
-        memcpy(a->layer.dx, dtokens, a->rows * d * sizeof(float));
+    float *dx = a->layer.dx;
+    if (inputs->tokens != NULL)
+        memcpy(dx, inputs->tokens, a->rows * d * sizeof *dx);
     else
-        memset(a->layer.dx, 0, a->rows * d * sizeof(float));
-    for (size_t s = 0; s < a->images; s++) {
-        float *row = a->layer.dx + a->image_row[s] * d;
-        for (size_t j = 0; j < d; j++)
-            row[j] += a->tail.dout[s * d + j];
+        memset(dx, 0, a->rows * d * sizeof *dx);
+    const float *x = a->blocks[a->geometry.depth].x;
+    for (size_t row = 0; inputs->tokens_norm != NULL && row < a->rows; row++) {
+        float mean, rstd;
+        const float *weight = model->parameters + l->norm_weight, *bias = model->parameters + l->norm_bias;
+        a->kernels->layer_norm(x + row * d, 1, d, weight, bias, a->thread_work[0].normal, &mean, &rstd);
+        a->kernels->layer_norm_backward(inputs->tokens_norm + row * d, x + row * d, &mean, &rstd, 1, d, weight, bias,
+                                        dx + row * d, gradient + l->norm_weight, gradient + l->norm_bias, NULL);
     }
+    for (size_t s = 0; s < a->images; s++)
+        add_row(dx + a->image_row[s] * d, tail->dout + s * d, d);
+    for (size_t i = 0; i < tail->patch_count; i++)
+        add_row(dx + tail->patch_rows[i] * d, tail->dout + (a->images + i) * d, d);
 }
 
 SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, const sd_backward_inputs *inputs_source,
@@ -211,9 +256,10 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, con
     SD_REQUIRE(a->has_forward, SD_ERR_STATE, "there was no forward pass before this backward pass");
     SD_REQUIRE(memcmp(&model->geometry, &a->geometry, sizeof a->geometry) == 0, SD_ERR_MISMATCH,
                "the activations were made for a model of another configuration");
-    SD_REQUIRE(inputs.features == NULL || a->has_head, SD_ERR_STATE,
+    bool head = inputs.features != NULL || inputs.patch_features != NULL;
+    SD_REQUIRE(!head || a->has_head, SD_ERR_STATE,
                "a gradient of the features is given, but the forward pass had no head");
-    SD_REQUIRE(inputs.tokens == NULL || a->all_tokens, SD_ERR_ARGUMENT,
+    SD_REQUIRE((inputs.tokens == NULL && inputs.tokens_norm == NULL) || a->all_tokens, SD_ERR_ARGUMENT,
                "a gradient of the tokens is given, but the activations were planned without all_tokens");
     if (!accumulate)
         memset(gradient, 0, model->parameter_count * sizeof *gradient);
@@ -221,12 +267,14 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, con
 
     backward_work job = {.model = model, .a = a, .gradient = gradient, .pixels = pixels};
     sd_product more[SD_PRODUCTS_MAX];
-    SD_TRY(sd_tail_backward(model, a, inputs.class_tokens, inputs.features, gradient));
-    if (a->all_tokens)
-        begin_all_tokens(a, inputs.tokens);
-    else
+    SD_TRY(sd_tail_backward(model, a, &inputs, gradient));
+    if (a->all_tokens) {
+        begin_all_tokens(model, a, &inputs, gradient);
+    } else {
+        SD_TRY(sd_scale_begin(model, a, a->geometry.depth - 1));
         SD_TRY(sd_tail_block_backward(model, a, gradient));
-    size_t more_count = sd_tail_products(model, a, inputs.features != NULL, gradient, more);
+    }
+    size_t more_count = sd_tail_products(model, a, head, gradient, more);
     for (size_t block = a->geometry.depth; block-- > 0; more_count = 0) {
         job.block = block;
         job.class_only = !a->all_tokens && block + 1 == a->geometry.depth;

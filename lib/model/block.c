@@ -1,6 +1,7 @@
 /* One transformer block on the rows of one chunk, forward and backward:
- *     x' = x + s1 * drop(proj(attention(qkv(norm1(x)))))
- *     out = x' + s2 * drop(fc2(gelu(fc1(norm2(x')))))
+ *     x' = x + s1 * drop(gamma1 * proj(attention(qkv(norm1(x)))))
+ *     out = x' + s2 * drop(gamma2 * fc2(gelu(fc1(norm2(x')))))
+ * gamma being LayerScale's factors, and with SwiGLU in place of GELU where the model has it.
  * Images that a branch drops take no part in it: a branch works on the compact rows of the images that it keeps. */
 #include "math/math.h"
 #include "model/model.h"
@@ -30,16 +31,17 @@ static void branch_norm(const sd_activations *a, const sd_branch *branch, const 
     }
 }
 
-/* out = x + scale*(y + bias) for kept images, out = x for the others; y compact. */
+/* out = x + scale*gamma*(y + bias) for kept images, out = x for the others; y compact. */
 static void branch_residual(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
-                            const float *y, const float *bias, float *out) {
+                            const float *y, const float *bias, const float *gamma, float *out) {
+    float scale = sd_branch_scale(a, branch, chunk->first);
     size_t d = a->geometry.dim, start = a->image_row[chunk->first], compact = branch->row_before[chunk->first];
     for (size_t s = chunk->first, end; s < chunk->last; s = end) {
         end = run_end(branch, s, chunk->last);
         size_t row = a->image_row[s] - start, rows = a->image_row[end] - a->image_row[s];
         if (sd_branch_keeps(branch, s))
             a->kernels->residual(out + row * d, x + row * d, y + (branch->row_before[s] - compact) * d, rows, d, bias,
-                                 branch->scale);
+                                 gamma, scale);
         else if (out != x)
             memcpy(out + row * d, x + row * d, rows * d * sizeof *out);
     }
@@ -48,12 +50,13 @@ static void branch_residual(const sd_activations *a, const sd_branch *branch, co
 /* dy (compact) = scale * dx of kept images. */
 static void branch_gather(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *dx,
                           float *dy) {
+    float scale = sd_branch_scale(a, branch, chunk->first);
     size_t d = a->geometry.dim, start = a->image_row[chunk->first], compact = branch->row_before[chunk->first];
     for (size_t s = chunk->first, end; s < chunk->last; s = end) {
         end = run_end(branch, s, chunk->last);
         if (sd_branch_keeps(branch, s))
             a->kernels->scaled_copy(dy + (branch->row_before[s] - compact) * d, dx + (a->image_row[s] - start) * d,
-                                    (a->image_row[end] - a->image_row[s]) * d, branch->scale);
+                                    (a->image_row[end] - a->image_row[s]) * d, scale);
     }
 }
 
@@ -74,6 +77,56 @@ static void branch_norm_backward(const sd_activations *a, const sd_branch *branc
     }
 }
 
+/* ---- norm of queries and keys --------------------------------------------------------------- */
+
+/* The queries, keys and values that attention sees: those of image s as projected, or copied with a LayerNorm over each
+ * head's part of queries and keys. */
+static const float *normalized_qkv(const sd_model *model, const sd_activations *a, size_t block, size_t s,
+                                   const float *qkv, const sd_thread_work *work) {
+    const sd_geometry *g = &a->geometry;
+    if (!g->qk_norm)
+        return qkv;
+    const sd_layout *l = &model->layout;
+    size_t d = g->dim, size = d / g->heads, tokens = sd_image_tokens(a, s);
+    memcpy(work->qkv_norm, qkv, tokens * 3 * d * sizeof(float));
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t h = 0; h < 2 * g->heads; h++) {
+            float mean, rstd;
+            size_t place = t * 3 * d + h * size;
+            bool query = h < g->heads;
+            a->kernels->layer_norm(qkv + place, 1, size,
+                                   query ? SD_PARAMETER(q_norm_weight) : SD_PARAMETER(k_norm_weight),
+                                   query ? SD_PARAMETER(q_norm_bias) : SD_PARAMETER(k_norm_bias),
+                                   work->qkv_norm + place, &mean, &rstd);
+        }
+    return work->qkv_norm;
+}
+
+/* dqkv: from the gradient of the normalised queries and keys to that of the projected ones, in place. */
+static void qk_norm_backward(const sd_model *model, const sd_activations *a, size_t block, size_t s, const float *qkv,
+                             float *dqkv, const sd_thread_work *work, float *partial) {
+    const sd_geometry *g = &a->geometry;
+    const sd_layout *l = &model->layout;
+    size_t d = g->dim, size = d / g->heads, tokens = sd_image_tokens(a, s);
+    float *dx = work->qkv_norm; /* the normalised rows are done with */
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t h = 0; h < 2 * g->heads; h++) {
+            float mean, rstd;
+            size_t place = t * 3 * d + h * size;
+            bool query = h < g->heads;
+            const float *weight = query ? SD_PARAMETER(q_norm_weight) : SD_PARAMETER(k_norm_weight);
+            const float *bias = query ? SD_PARAMETER(q_norm_bias) : SD_PARAMETER(k_norm_bias);
+            float *sums = partial + (query ? 0 : 2 * size);
+            a->kernels->layer_norm(qkv + place, 1, size, weight, bias, dx, &mean, &rstd);
+            memset(dx, 0, size * sizeof *dx);
+            a->kernels->layer_norm_backward(dqkv + place, qkv + place, &mean, &rstd, 1, size, weight, bias, dx, sums,
+                                            sums + size, NULL);
+            memcpy(dqkv + place, dx, size * sizeof *dx);
+        }
+}
+
+/* ---- the block ------------------------------------------------------------------------------ */
+
 static size_t branch_rows(const sd_branch *branch, const sd_chunk *chunk) {
     return branch->row_before[chunk->last] - branch->row_before[chunk->first];
 }
@@ -83,7 +136,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
                       sd_thread_work *work) {
     const sd_layout *l = &model->layout;
     const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
-    size_t d = a->geometry.dim, f = a->geometry.hidden;
+    size_t d = a->geometry.dim, f = a->geometry.hidden, in = a->geometry.hidden_in;
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact = attention->row_before[chunk->first];
     branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
@@ -94,23 +147,28 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact;
-                sd_attention_forward(a->kernels, store->qkv + row * 3 * d, sd_image_tokens(a, s), d, a->geometry.heads,
+                const float *qkv = normalized_qkv(model, a, block, s, store->qkv + row * 3 * d, work);
+                sd_attention_forward(a->kernels, qkv, sd_image_tokens(a, s), d, a->geometry.heads,
                                      store->attention + row * d, work->attention);
             }
         sd_sgemm(false, true, rows1, d, d, 1.0f, store->attention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch,
                  d);
     }
-    branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), store->middle);
+    branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1),
+                    store->middle);
 
     branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
                 store->mean2, store->rstd2);
     if (rows2 > 0) {
-        sd_sgemm(false, true, rows2, f, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, f);
-        a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), gelu, f);
+        sd_sgemm(false, true, rows2, in, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, in);
+        if (a->geometry.swiglu)
+            a->kernels->bias_swiglu(store->hidden, rows2, f, SD_PARAMETER(fc1_bias), gelu);
+        else
+            a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), gelu, f);
         sd_sgemm(false, true, rows2, d, f, 1.0f, gelu, f, SD_PARAMETER(fc2_weight), f, 0.0f, work->branch, d);
     }
     if (out != NULL)
-        branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), out);
+        branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), out);
 }
 
 void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
@@ -119,7 +177,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     const sd_layer_work *layer = &a->layer;
     const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
     sd_thread_work *work = &a->thread_work[thread];
-    size_t d = a->geometry.dim, f = a->geometry.hidden;
+    size_t d = a->geometry.dim, f = a->geometry.hidden, in = a->geometry.hidden_in;
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact1 = attention->row_before[chunk->first], compact2 = mlp->row_before[chunk->first];
     sd_partial_layout p = sd_partials_of(&a->geometry);
@@ -127,8 +185,11 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     float *dx = layer->dx + a->image_row[chunk->first] * d;
     float *normal1 = layer->normal1 + compact1 * d, *dqkv = layer->dqkv + compact1 * 3 * d;
     float *dattention = layer->dattention + compact1 * d;
-    float *normal2 = layer->normal2 + compact2 * d, *dhidden = layer->dhidden + compact2 * f;
+    float *normal2 = layer->normal2 + compact2 * d, *dhidden = layer->dhidden + compact2 * in;
     float *gelu = layer->gelu + compact2 * f, *dmlp = layer->dmlp + compact2 * d;
+    bool scaled = a->geometry.layer_scale;
+    const float *fc2_weight = scaled ? a->scaled.fc2 : SD_PARAMETER(fc2_weight);
+    const float *proj_weight = scaled ? a->scaled.proj : SD_PARAMETER(proj_weight);
 
     if (a->mode == SD_ACTIVATIONS_MEMORY)
         sd_block_forward(model, a, block, chunk, &store, NULL, normal1, normal2, gelu, work);
@@ -136,9 +197,12 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     branch_gather(a, mlp, chunk, dx, dmlp);
     if (rows2 > 0) {
         a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
-        sd_sgemm(false, false, rows2, f, d, 1.0f, dmlp, d, SD_PARAMETER(fc2_weight), f, 0.0f, dhidden, f);
-        a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
-        sd_sgemm(false, false, rows2, d, f, 1.0f, dhidden, f, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
+        sd_sgemm(false, false, rows2, f, d, 1.0f, dmlp, d, fc2_weight, f, 0.0f, dhidden, in);
+        if (a->geometry.swiglu)
+            a->kernels->swiglu_backward(store.hidden, dhidden, rows2, f, gelu, partial + p.fc1_bias);
+        else
+            a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
+        sd_sgemm(false, false, rows2, d, in, 1.0f, dhidden, in, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
     }
     branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
                          SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight,
@@ -147,12 +211,16 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     branch_gather(a, attention, chunk, dx, dattention);
     if (rows1 > 0) {
         a->kernels->column_sum(dattention, rows1, d, d, partial + p.proj_bias);
-        sd_sgemm(false, false, rows1, d, d, 1.0f, dattention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch, d);
+        sd_sgemm(false, false, rows1, d, d, 1.0f, dattention, d, proj_weight, d, 0.0f, work->branch, d);
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact1;
-                sd_attention_backward(a->kernels, store.qkv + row * 3 * d, work->branch + row * d,
-                                      sd_image_tokens(a, s), d, a->geometry.heads, dqkv + row * 3 * d, work->attention);
+                const float *qkv = normalized_qkv(model, a, block, s, store.qkv + row * 3 * d, work);
+                sd_attention_backward(a->kernels, qkv, work->branch + row * d, sd_image_tokens(a, s), d,
+                                      a->geometry.heads, dqkv + row * 3 * d, work->attention);
+                if (a->geometry.qk_norm)
+                    qk_norm_backward(model, a, block, s, store.qkv + row * 3 * d, dqkv + row * 3 * d, work,
+                                     partial + p.qk_norm);
             }
         a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
         sd_sgemm(false, false, rows1, d, 3 * d, 1.0f, dqkv, 3 * d, SD_PARAMETER(qkv_weight), d, 0.0f, work->branch, d);

@@ -22,7 +22,35 @@ SD_API void sd_forward_outputs_init(sd_forward_outputs *outputs) {
 
 /* ---- the pass's tables --------------------------------------------------------------------- */
 
-static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, size_t count) {
+/* Which token rows the patches lie in that have outputs of their own. */
+static sd_status place_patches(sd_activations *a, const sd_forward_options *options) {
+    const sd_geometry *g = &a->geometry;
+    sd_tail *tail = &a->tail;
+    size_t per_image = sd_geometry_patches(g, a->groups[0].height, a->groups[0].width), next = 0;
+    SD_REQUIRE(options->patch_count <= a->max_patches, SD_ERR_ARGUMENT,
+               "patch_count is %zu: the activations were planned for at most %zu (max_patches)", options->patch_count,
+               a->max_patches);
+    SD_REQUIRE(options->patches != NULL || options->patch_count == 0, SD_ERR_ARGUMENT, "patches is NULL");
+    for (size_t s = 0; s < a->images; s++) {
+        tail->patch_before[s] = next;
+        for (; next < options->patch_count && options->patches[next] / per_image == s; next++) {
+            SD_REQUIRE(next == 0 || options->patches[next] > options->patches[next - 1], SD_ERR_ARGUMENT,
+                       "patches[%zu] is %zu: the numbers must ascend", next, options->patches[next]);
+            if (s < a->groups[0].count)
+                tail->patch_rows[next] =
+                    a->image_row[s] + 1 + g->registers + options->patches[next] % per_image;
+        }
+    }
+    tail->patch_before[a->images] = next;
+    SD_REQUIRE(next == options->patch_count && (next == 0 || options->patches[next - 1] < a->groups[0].count * per_image),
+               SD_ERR_ARGUMENT, "patches[%zu] is not a patch of group 0 (%zu images of %zu patches), or out of order",
+               sd_size_min(next, options->patch_count - 1), a->groups[0].count, per_image);
+    tail->patch_count = next;
+    return SD_OK;
+}
+
+static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, size_t count,
+                            const sd_forward_options *options) {
     const sd_geometry *g = &a->geometry;
     SD_REQUIRE(groups != NULL && count == a->group_count, SD_ERR_ARGUMENT,
                "group_count is %zu: the activations were planned for %zu groups", groups == NULL ? (size_t)0 : count,
@@ -42,6 +70,11 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
     }
     SD_REQUIRE(images > 0, SD_ERR_ARGUMENT, "the groups have no images");
 
+    for (size_t i = 0; i < count; i++) {
+        a->masks[i] = options->masks == NULL ? NULL : options->masks[i];
+        SD_REQUIRE(a->masks[i] == NULL || g->mask_token, SD_ERR_ARGUMENT,
+                   "masks are given for group %zu, but the model has no mask token", i);
+    }
     a->images = a->rows = a->chunk_count = 0;
     size_t probability = 0;
     for (size_t i = 0; i < count; i++) {
@@ -62,7 +95,7 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
     }
     a->group_first[count] = a->images;
     a->image_row[a->images] = a->rows;
-    return SD_OK;
+    return place_patches(a, options);
 }
 
 /* ---- one chunk ----------------------------------------------------------------------------- */
@@ -73,32 +106,43 @@ typedef struct forward_work {
     const sd_forward_outputs *outputs;
 } forward_work;
 
-/* x = [class token; W patches + b] + position embedding. */
+/* x = [class token + its position; registers; W patches + b, or the mask token, + their positions]. */
 static void embed_chunk(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, float *x,
                         sd_thread_work *work) {
     const sd_geometry *g = &a->geometry;
     const float *parameters = model->parameters;
     size_t d = g->dim, start = a->image_row[chunk->first], rows = a->image_row[chunk->last] - start;
-    size_t group = sd_group_of(a, chunk->first);
+    size_t group = sd_group_of(a, chunk->first), extra = 1 + g->registers;
     const sd_image_group *images = &a->groups[group];
     size_t image_values = g->channels * images->height * images->width;
     for (size_t s = chunk->first; s < chunk->last; s++) {
-        /* the class token has a row of zeros, so that one product does all rows */
+        /* class token and registers have rows of zeros, so that one product does all rows */
         float *patches = work->patches + (a->image_row[s] - start) * g->patch_values;
-        memset(patches, 0, g->patch_values * sizeof *patches);
+        memset(patches, 0, extra * g->patch_values * sizeof *patches);
         sd_patches_gather(images->pixels + (s - a->group_first[group]) * image_values, g->channels, images->height,
-                          images->width, g->patch, patches + g->patch_values);
+                          images->width, g->patch, patches + extra * g->patch_values);
     }
     sd_sgemm(false, true, rows, d, g->patch_values, 1.0f, work->patches, g->patch_values,
              parameters + model->layout.patch_weight, g->patch_values, 0.0f, x, d);
     const float *class_token = parameters + model->layout.cls_token, *bias = parameters + model->layout.patch_bias;
-    size_t tokens = a->group_tokens[group];
+    const float *mask_token = parameters + model->layout.mask_token;
+    size_t patches = a->group_tokens[group] - extra;
     for (size_t s = chunk->first; s < chunk->last; s++) {
         const float *position = a->positions[group];
-        for (size_t t = 0; t < tokens; t++, x += d, position += d) {
-            const float *offset = t == 0 ? class_token : bias;
-            for (size_t j = 0; j < d; j++)
-                x[j] += offset[j] + position[j];
+        const uint8_t *mask = sd_image_mask(a, group, s);
+        for (size_t j = 0; j < d; j++)
+            x[j] = class_token[j] + position[j];
+        memcpy(x + d, parameters + model->layout.registers, g->registers * d * sizeof *x);
+        x += extra * d;
+        position += d;
+        for (size_t t = 0; t < patches; t++, x += d, position += d) {
+            if (mask != NULL && mask[t] != 0) {
+                for (size_t j = 0; j < d; j++)
+                    x[j] = mask_token[j] + position[j];
+            } else {
+                for (size_t j = 0; j < d; j++)
+                    x[j] += bias[j] + position[j];
+            }
         }
     }
 }
@@ -106,8 +150,11 @@ static void embed_chunk(const sd_model *model, const sd_activations *a, const sd
 static void leave_tokens(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, const float *x,
                          const sd_forward_outputs *outputs, sd_thread_work *work) {
     size_t d = a->geometry.dim, start = a->image_row[chunk->first], rows = a->image_row[chunk->last] - start;
+    const sd_tail *tail = &a->tail;
     for (size_t s = chunk->first; s < chunk->last; s++)
-        memcpy(a->tail.out + s * d, x + (a->image_row[s] - start) * d, d * sizeof(float));
+        memcpy(tail->out + s * d, x + (a->image_row[s] - start) * d, d * sizeof(float));
+    for (size_t i = tail->patch_before[chunk->first]; i < tail->patch_before[chunk->last]; i++)
+        memcpy(tail->out + (a->images + i) * d, x + (tail->patch_rows[i] - start) * d, d * sizeof(float));
     if (outputs->tokens != NULL)
         memcpy(outputs->tokens + start * d, x, rows * d * sizeof(float));
     if (outputs->tokens_norm != NULL) /* mean and deviation are not needed: they go where nothing is kept any more */
@@ -180,17 +227,17 @@ SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, cons
     SD_REQUIRE(memcmp(&model->geometry, g, sizeof *g) == 0, SD_ERR_MISMATCH,
                "the activations were made for a model of another configuration");
     bool head = options.head != 0 && g->head_layers > 0;
-    SD_REQUIRE(outputs.features == NULL || head, SD_ERR_ARGUMENT,
+    SD_REQUIRE((outputs.features == NULL && outputs.patch_features == NULL) || head, SD_ERR_ARGUMENT,
                "features are asked for, but %s", g->head_layers == 0 ? "the model has no head" : "options.head is 0");
     SD_REQUIRE((outputs.tokens == NULL && outputs.tokens_norm == NULL) || a->all_tokens, SD_ERR_ARGUMENT,
                "tokens are asked for, but the activations were planned without all_tokens");
     a->has_forward = false;
-    status = begin_pass(a, groups, group_count);
+    status = begin_pass(a, groups, group_count, &options);
     if (status != SD_OK)
         return status;
     for (size_t i = 0; i < group_count; i++)
         sd_position_forward(model->parameters + model->layout.position, g->grid, g->dim, groups[i].height / g->patch,
-                            groups[i].width / g->patch, g->interpolate_offset, a->positions[i]);
+                            groups[i].width / g->patch, &g->position, a->positions[i]);
     sd_drop_paths(a, &options);
 
     forward_work work = {model, a, &outputs};
@@ -203,8 +250,13 @@ SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, cons
     SD_TRY(sd_tail_forward(model, a, head));
     if (outputs.class_tokens != NULL)
         memcpy(outputs.class_tokens, a->tail.normal, a->images * g->dim * sizeof(float));
+    size_t width = g->head_width[g->head_layers], patches = a->tail.patch_count;
     if (outputs.features != NULL)
-        memcpy(outputs.features, a->tail.features, a->images * g->head_width[g->head_layers] * sizeof(float));
+        memcpy(outputs.features, a->tail.features, a->images * width * sizeof(float));
+    if (outputs.patch_tokens != NULL)
+        memcpy(outputs.patch_tokens, a->tail.normal + a->images * g->dim, patches * g->dim * sizeof(float));
+    if (outputs.patch_features != NULL)
+        memcpy(outputs.patch_features, a->tail.features + a->images * width, patches * width * sizeof(float));
     a->has_forward = true;
     a->has_head = head;
 cleanup:

@@ -63,6 +63,6 @@ SD_API sd_status sd_model_position_embedding(const sd_model *model, size_t heigh
                SD_ERR_ARGUMENT, "%zu x %zu pixels: both sides must be multiples of the patch size %zu", height, width,
                g->patch);
     sd_position_forward(model->parameters + model->layout.position, g->grid, g->dim, height / g->patch,
-                        width / g->patch, g->interpolate_offset, embedding);
+                        width / g->patch, &g->position, embedding);
     return SD_OK;
 }

@@ -14,28 +14,44 @@
 
 #define SD_HEAD_LAYERS_MAX 8
 #define SD_GROUPS_MAX 16
+#define SD_REGISTERS_MAX 64
+#define SD_PROTOTYPES_MAX (1 << 20)
+#define SD_HEADS_MAX 2 /* projection heads: of class tokens (and patches that share it), of patches */
 
 /* The parameters at a place of sd_layout, in a function that has model, layout l and block. */
 #define SD_PARAMETER(place) sd_block_parameter(model, l->place, block)
+/* The same of a LayerScale factor: NULL where the model has none. */
+#define SD_GAMMA(place) (model->geometry.layer_scale ? SD_PARAMETER(place) : NULL)
 
 /* Sizes that follow from a configuration. */
 typedef struct sd_geometry {
-    size_t dim, depth, heads, hidden, patch, channels;
+    size_t dim, depth, heads, patch, channels;
+    size_t registers;
+    size_t hidden;        /* width of the feed-forward layer after its activation function */
+    size_t hidden_in;     /* and before: twice that for SwiGLU */
     size_t patch_values;  /* C p p */
     size_t grid;          /* native patches per side */
     size_t head_layers;
     size_t head_width[SD_HEAD_LAYERS_MAX + 1]; /* input of layer 0, output of each layer */
-    double drop_path, interpolate_offset;
+    size_t prototypes[SD_HEADS_MAX];
+    double drop_path;
+    sd_position_map position;
+    bool drop_uniform, drop_subset, mask_token, swiglu, qk_norm, layer_scale, patch_head;
 } sd_geometry;
 
 /* Places of the tensors in the flat parameters. Blocks have all the same form: add block*block_stride. */
 typedef struct sd_layout {
-    size_t cls_token, position, patch_weight, patch_bias;
+    size_t cls_token, position, registers, mask_token, patch_weight, patch_bias;
     size_t block_stride;
     size_t norm1_weight, norm1_bias, qkv_weight, qkv_bias, proj_weight, proj_bias;
-    size_t norm2_weight, norm2_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias;
+    size_t norm2_weight, norm2_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias; /* SwiGLU: w12 and w3 */
+    size_t gamma1, gamma2; /* LayerScale of the two branches */
+    size_t q_norm_weight, q_norm_bias, k_norm_weight, k_norm_bias;
     size_t norm_weight, norm_bias;
-    size_t head_weight[SD_HEAD_LAYERS_MAX], head_bias[SD_HEAD_LAYERS_MAX];
+    struct sd_head_layout {
+        size_t weight[SD_HEAD_LAYERS_MAX], bias[SD_HEAD_LAYERS_MAX];
+        size_t prototype_scale, prototype_direction; /* weight_g, weight_v */
+    } head[SD_HEADS_MAX];
 } sd_layout;
 
 struct sd_model {
@@ -54,7 +70,8 @@ struct sd_model {
 sd_status sd_geometry_of(const sd_model_config *config, sd_geometry *geometry);
 /* The number of parameters, and of tensors, of a geometry. */
 size_t sd_geometry_parameters(const sd_geometry *geometry);
-size_t sd_geometry_tokens(const sd_geometry *geometry, size_t height, size_t width); /* 1 + patches */
+size_t sd_geometry_patches(const sd_geometry *geometry, size_t height, size_t width);
+size_t sd_geometry_tokens(const sd_geometry *geometry, size_t height, size_t width); /* 1 + registers + patches */
 
 /* ---- activations (activations.c) ----------------------------------------------------------- */
 
@@ -68,7 +85,7 @@ typedef struct sd_chunk {
 typedef struct sd_branch {
     const size_t *row_before;   /* [S+1] compact token rows before image s */
     const size_t *image_before; /* [S+1] kept images before image s */
-    float scale;                /* 1 / probability of being kept */
+    float scale[SD_GROUPS_MAX]; /* of the images of each group that are kept: 1 / share that is kept */
 } sd_branch;
 
 /* What a block keeps for its backward pass. Rows: T. */
@@ -79,7 +96,7 @@ typedef struct sd_block_store {
     float *attention;     /* T x D, heads side by side, before the projection */
     float *middle;        /* T x D, after the attention branch */
     float *mean2, *rstd2; /* T */
-    float *hidden;        /* T x F, before GELU */
+    float *hidden;        /* T x F_in, before GELU or SwiGLU */
 } sd_block_store;
 
 /* What one block's backward leaves for the weight gradients. Rows: T. */
@@ -89,23 +106,36 @@ typedef struct sd_layer_work {
     float *dqkv;       /* T x 3D */
     float *dattention; /* T x D: gradient at the projection's output */
     float *normal2;    /* T x D */
-    float *dhidden;    /* T x F */
+    float *dhidden;    /* T x F_in */
     float *gelu;       /* T x F */
     float *dmlp;       /* T x D: gradient at fc2's output */
     float *patches;    /* T x C p p */
 } sd_layer_work;
 
-/* The class tokens' way after the last attention, and the head. Rows: S. */
+/* LayerScale, y = gamma * (W a + b), of one block's backward. With g = dL/dy: the products take diag(gamma) W as weight
+ * and leave M = g' a and s = sum of g here, from which dW = diag(gamma) M, db = gamma * s and dgamma_i = <W_i, M_i> + b_i
+ * s_i follow (scale.c), so that the branch's output need not be kept or computed again. */
+typedef struct sd_scaled_weights {
+    float *proj, *fc2;   /* D x D, D x F */
+    float *dproj, *dfc2; /* M of both */
+    float *dproj_bias, *dfc2_bias; /* s of both */
+} sd_scaled_weights;
+
+/* The class tokens' way after the last attention, and the head. Rows: S; from the final norm on S + M, the M patches
+ * that were asked for following the class tokens. */
 typedef struct sd_tail {
     /* class-token-only last block */
     float *query, *normal1, *attention, *probabilities; /* S x D, S x D, S x D, sum over images of H x padded tokens */
     size_t *probability_start;                          /* [S+1] */
     float *x, *middle, *mean2, *rstd2, *normal2;        /* x: class rows of the last block's input */
-    float *hidden, *gelu;                               /* S x F */
+    float *hidden, *gelu;                               /* S x F_in, S x F */
     float *branch;                                      /* S x D: output of a branch, before the residual */
     float *dquery, *dattention, *dproj, *dmlp, *dmiddle, *dnormal; /* S x D */
     float *dhidden;                                     /* S x F */
     /* final norm and head */
+    size_t *patch_rows;                                 /* [M] token rows of the patches, ascending */
+    size_t *patch_before;                               /* [S+1] patches before image s */
+    size_t patch_count;                                 /* M */
     float *out, *mean, *rstd, *normal;                  /* out: class tokens before the final norm */
     float *head_in[SD_HEAD_LAYERS_MAX + 1];             /* head_in[0] = normal; inputs of each layer after GELU */
     float *head_pre[SD_HEAD_LAYERS_MAX];                /* outputs of each layer before GELU or normalisation */
@@ -121,6 +151,7 @@ typedef struct sd_thread_work {
     float *gelu;      /* R x F */
     float *attention; /* sd_attention_work */
     float *patches;   /* R x C p p */
+    float *qkv_norm;  /* tokens of one image x 3D: queries and keys after their norm */
     sd_block_store inference; /* buffers of one chunk when nothing is stored */
 } sd_thread_work;
 
@@ -134,13 +165,14 @@ struct sd_activations {
 
     size_t group_count;
     sd_image_group planned[SD_GROUPS_MAX];
-    size_t max_images, max_rows, max_chunk_rows, max_chunks, max_tokens;
+    size_t max_images, max_rows, max_chunk_rows, max_chunks, max_tokens, max_patches;
 
     /* the current pass */
     sd_image_group groups[SD_GROUPS_MAX];
     size_t images, rows, chunk_count;
     size_t group_first[SD_GROUPS_MAX + 1]; /* first image of each group */
     size_t group_tokens[SD_GROUPS_MAX];
+    const uint8_t *masks[SD_GROUPS_MAX];   /* images x patches of each group, or NULL */
     size_t *image_row;                     /* [S+1] first token row of each image */
     size_t *identity;                      /* [S+1] 0, 1, 2, ... */
     size_t *compact;                       /* row_before and image_before of all branches, where paths may be dropped */
@@ -157,6 +189,7 @@ struct sd_activations {
     size_t arena_bytes;
     sd_block_store *blocks;                /* depth + 1 (the last: x only, the output) */
     sd_layer_work layer;
+    sd_scaled_weights scaled;
     sd_tail tail;
     sd_thread_work *thread_work;
     float *positions[SD_GROUPS_MAX];       /* interpolated position embedding of each group */
@@ -181,6 +214,18 @@ static inline bool sd_branch_keeps(const sd_branch *branch, size_t image) {
     return branch->image_before[image + 1] > branch->image_before[image];
 }
 
+/* The mask of image s, which belongs to `group`: one byte per patch, or NULL. */
+static inline const uint8_t *sd_image_mask(const sd_activations *a, size_t group, size_t s) {
+    if (a->masks[group] == NULL)
+        return NULL;
+    size_t patches = a->group_tokens[group] - 1 - a->geometry.registers;
+    return a->masks[group] + (s - a->group_first[group]) * patches;
+}
+
+static inline float sd_branch_scale(const sd_activations *a, const sd_branch *branch, size_t image) {
+    return branch->scale[sd_group_of(a, image)];
+}
+
 static inline const float *sd_block_parameter(const sd_model *model, size_t place, size_t block) {
     return model->parameters + place + block * model->layout.block_stride;
 }
@@ -191,8 +236,8 @@ void sd_activations_set_side_work(sd_activations *a, sd_parallel_function functi
 bool sd_activations_side_done(const sd_activations *a);
 
 /* Bytes of the activations that sd_activations_create would make. */
-sd_status sd_activations_bytes(const sd_model_config *config, const sd_image_group *shapes, size_t group_count,
-                               sd_activation_mode mode, bool all_tokens, size_t threads, size_t *bytes);
+sd_status sd_activations_bytes(const sd_model_config *model, const sd_image_group *shapes, size_t group_count,
+                               const sd_activations_config *config, size_t threads, size_t *bytes);
 
 /* drop_path.c: fills the branches for a pass. */
 void sd_drop_paths(sd_activations *a, const sd_forward_options *options);
@@ -201,6 +246,12 @@ void sd_drop_paths(sd_activations *a, const sd_forward_options *options);
  * branch). */
 sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread,
                               bool in_forward);
+
+/* ---- LayerScale in the backward pass (scale.c); nothing happens in models without it -------- */
+
+/* Sets a->scaled up for the backward pass of a block; then, after its products, adds what follows from it to `gradient`. */
+sd_status sd_scale_begin(const sd_model *model, sd_activations *a, size_t block);
+sd_status sd_scale_end(const sd_model *model, sd_activations *a, size_t block, float *gradient);
 
 /* ---- one block, one chunk (block.c) -------------------------------------------------------- */
 
@@ -220,21 +271,23 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
 
 /* Places of a block's sums over rows within a chunk's partial sums. */
 typedef struct sd_partial_layout {
-    size_t norm1_weight, norm1_bias, qkv_bias, proj_bias, norm2_weight, norm2_bias, fc1_bias, fc2_bias, patch_bias,
-        count;
+    size_t norm1_weight, norm1_bias, qkv_bias, proj_bias, norm2_weight, norm2_bias, fc1_bias, fc2_bias, patch_bias;
+    size_t qk_norm; /* 4 x D/H: weight and bias of queries, of keys */
+    size_t mask_token;
+    size_t count;
 } sd_partial_layout;
 sd_partial_layout sd_partials_of(const sd_geometry *geometry);
 
 /* ---- class tokens after the blocks (tail.c) ------------------------------------------------- */
 
-/* The head alone: tail.normal -> tail.features; and from dfeatures to tail.dhead[0], adding bias gradients to
- * `gradient`. */
+/* The heads alone: tail.normal -> tail.features; and from the gradient of the features in tail.dhead[head_layers] to
+ * tail.dhead[0], adding bias gradients to `gradient`. */
 sd_status sd_head_forward(const sd_model *model, sd_activations *a);
-sd_status sd_head_backward(const sd_model *model, sd_activations *a, const float *dfeatures, float *gradient);
+sd_status sd_head_backward(const sd_model *model, sd_activations *a, float *gradient);
 sd_status sd_tail_forward(const sd_model *model, sd_activations *a, bool head);
-/* From gradients of class tokens and features (each may be NULL) to tail.dout, and head gradients into `gradient`. */
-sd_status sd_tail_backward(const sd_model *model, sd_activations *a, const float *dclass, const float *dfeatures,
-                           float *gradient);
+/* From gradients of class tokens, patches and their features (each may be NULL) to tail.dout, and head gradients into
+ * `gradient`. */
+sd_status sd_tail_backward(const sd_model *model, sd_activations *a, const sd_backward_inputs *inputs, float *gradient);
 /* The rest of a class-token-only last block: from tail.dout to tail.dattention and tail.dmiddle. Adds row sums to
  * `gradient`. */
 sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float *gradient);

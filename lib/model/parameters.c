@@ -66,11 +66,37 @@ sd_status sd_geometry_of(const sd_model_config *c, sd_geometry *g) {
         SD_REQUIRE(c->head_layers == 1 || (c->head_hidden >= 1 && c->head_hidden <= 65536), SD_ERR_ARGUMENT,
                    "head_hidden is %d: it must be 1 to 65536", c->head_hidden);
     }
+    SD_REQUIRE(c->registers >= 0 && c->registers <= SD_REGISTERS_MAX, SD_ERR_ARGUMENT,
+               "registers is %d: it must be 0 to %d", c->registers, SD_REGISTERS_MAX);
+    SD_REQUIRE(c->feed_forward == SD_FEED_FORWARD_MLP || c->feed_forward == SD_FEED_FORWARD_SWIGLU, SD_ERR_ARGUMENT,
+               "feed_forward is %d: it must be one of sd_feed_forward", c->feed_forward);
+    SD_REQUIRE(isfinite(c->layer_scale), SD_ERR_ARGUMENT, "layer_scale is %g: it must be finite", c->layer_scale);
+    SD_REQUIRE(c->prototypes >= 0 && c->prototypes <= SD_PROTOTYPES_MAX && c->patch_prototypes >= 0 &&
+                   c->patch_prototypes <= SD_PROTOTYPES_MAX,
+               SD_ERR_ARGUMENT, "%s is %d: it must be 0 to %d",
+               c->prototypes < 0 || c->prototypes > SD_PROTOTYPES_MAX ? "prototypes" : "patch_prototypes",
+               c->prototypes < 0 || c->prototypes > SD_PROTOTYPES_MAX ? c->prototypes : c->patch_prototypes,
+               SD_PROTOTYPES_MAX);
+    SD_REQUIRE(c->prototypes == 0 || c->head_layers > 0, SD_ERR_ARGUMENT,
+               "prototypes is %d, but the model has no head (head_layers is 0)", c->prototypes);
+    SD_REQUIRE(c->patch_head == 0 || c->head_layers > 0, SD_ERR_ARGUMENT,
+               "patch_head is %d, but the model has no head (head_layers is 0)", c->patch_head);
+    SD_REQUIRE(c->patch_prototypes == 0 || c->patch_head != 0, SD_ERR_ARGUMENT,
+               "patch_prototypes is %d, but patch_head is 0: patches then share the prototypes of the head",
+               c->patch_prototypes);
     memset(g, 0, sizeof *g);
     g->dim = (size_t)c->dim;
     g->depth = (size_t)c->depth;
     g->heads = (size_t)c->heads;
+    g->registers = (size_t)c->registers;
+    g->mask_token = c->mask_token != 0;
+    g->swiglu = c->feed_forward == SD_FEED_FORWARD_SWIGLU;
+    g->qk_norm = c->qk_norm != 0;
+    g->layer_scale = c->layer_scale != 0.0;
     g->hidden = (size_t)(c->mlp_ratio * c->dim);
+    if (g->swiglu) /* int(2/3 hidden) rounded up to a multiple of 8 */
+        g->hidden = (g->hidden * 2 / 3 + 7) / 8 * 8;
+    g->hidden_in = g->swiglu ? 2 * g->hidden : g->hidden;
     g->patch = (size_t)c->patch_size;
     g->channels = (size_t)c->channels;
     g->patch_values = g->channels * g->patch * g->patch;
@@ -79,13 +105,22 @@ sd_status sd_geometry_of(const sd_model_config *c, sd_geometry *g) {
     g->head_width[0] = g->dim;
     for (size_t i = 0; i < g->head_layers; i++)
         g->head_width[i + 1] = (size_t)(i + 1 == g->head_layers ? c->head_dim : c->head_hidden);
+    g->patch_head = c->patch_head != 0;
+    g->prototypes[0] = (size_t)c->prototypes;
+    g->prototypes[1] = (size_t)c->patch_prototypes;
     g->drop_path = c->drop_path;
-    g->interpolate_offset = c->interpolate_offset;
+    g->drop_uniform = c->drop_path_uniform != 0;
+    g->drop_subset = c->drop_path_subset != 0;
+    g->position = (sd_position_map){c->interpolate_offset, c->interpolate_antialias != 0};
     return SD_OK;
 }
 
+size_t sd_geometry_patches(const sd_geometry *g, size_t height, size_t width) {
+    return (height / g->patch) * (width / g->patch);
+}
+
 size_t sd_geometry_tokens(const sd_geometry *g, size_t height, size_t width) {
-    return 1 + (height / g->patch) * (width / g->patch);
+    return 1 + g->registers + sd_geometry_patches(g, height, width);
 }
 
 /* ---- the table ----------------------------------------------------------------------------- */
@@ -110,7 +145,8 @@ static size_t add_tensor(table_builder *builder, size_t layer, const char *name,
             info->shape[i] = (int64_t)shape[i];
         size_t length = strlen(name);
         bool is_bias = length > 5 && strcmp(name + length - 5, ".bias") == 0;
-        info->decay = dimensions > 1 && !is_bias;
+        bool fixed = strstr(name, ".weight_g") != NULL && !builder->model->config.prototype_scale;
+        info->decay = dimensions > 1 && !is_bias && !fixed;
         info->offset = offset;
         info->count = count;
         info->layer = (int32_t)layer;
@@ -129,52 +165,85 @@ static size_t add_matrix(table_builder *builder, size_t layer, const char *name,
     return add_tensor(builder, layer, name, shape, 2);
 }
 
+static void add_block(table_builder *builder, const sd_geometry *g, size_t block, sd_layout *l) {
+    size_t d = g->dim, size = d / g->heads, layer = block + 1;
+    char name[64];
+#define NAMED(suffix) (snprintf(name, sizeof name, "backbone.blocks.%zu." suffix, block), name)
+    l->norm1_weight = add_vector(builder, layer, NAMED("norm1.weight"), d);
+    l->norm1_bias = add_vector(builder, layer, NAMED("norm1.bias"), d);
+    l->qkv_weight = add_matrix(builder, layer, NAMED("attn.qkv.weight"), 3 * d, d);
+    l->qkv_bias = add_vector(builder, layer, NAMED("attn.qkv.bias"), 3 * d);
+    if (g->qk_norm) {
+        l->q_norm_weight = add_vector(builder, layer, NAMED("attn.q_norm.weight"), size);
+        l->q_norm_bias = add_vector(builder, layer, NAMED("attn.q_norm.bias"), size);
+        l->k_norm_weight = add_vector(builder, layer, NAMED("attn.k_norm.weight"), size);
+        l->k_norm_bias = add_vector(builder, layer, NAMED("attn.k_norm.bias"), size);
+    }
+    l->proj_weight = add_matrix(builder, layer, NAMED("attn.proj.weight"), d, d);
+    l->proj_bias = add_vector(builder, layer, NAMED("attn.proj.bias"), d);
+    if (g->layer_scale)
+        l->gamma1 = add_vector(builder, layer, NAMED("ls1.gamma"), d);
+    l->norm2_weight = add_vector(builder, layer, NAMED("norm2.weight"), d);
+    l->norm2_bias = add_vector(builder, layer, NAMED("norm2.bias"), d);
+    const char *fc1 = g->swiglu ? "w12" : "fc1", *fc2 = g->swiglu ? "w3" : "fc2";
+#define NAMED_MLP(part, suffix) (snprintf(name, sizeof name, "backbone.blocks.%zu.mlp.%s." suffix, block, part), name)
+    l->fc1_weight = add_matrix(builder, layer, NAMED_MLP(fc1, "weight"), g->hidden_in, d);
+    l->fc1_bias = add_vector(builder, layer, NAMED_MLP(fc1, "bias"), g->hidden_in);
+    l->fc2_weight = add_matrix(builder, layer, NAMED_MLP(fc2, "weight"), d, g->hidden);
+    l->fc2_bias = add_vector(builder, layer, NAMED_MLP(fc2, "bias"), d);
+    if (g->layer_scale)
+        l->gamma2 = add_vector(builder, layer, NAMED("ls2.gamma"), d);
+#undef NAMED_MLP
+#undef NAMED
+}
+
+static void add_head(table_builder *builder, const sd_geometry *g, size_t head, struct sd_head_layout *l) {
+    const char *prefix = head == 0 ? "head" : "patch_head";
+    size_t layer = g->depth + 1, width = g->head_width[g->head_layers];
+    char name[64];
+    for (size_t i = 0; i < g->head_layers; i++) {
+        char place[24] = "mlp"; /* GELUs take the odd places of the official nn.Sequential */
+        if (g->head_layers > 1)
+            snprintf(place, sizeof place, "mlp.%zu", 2 * i);
+        snprintf(name, sizeof name, "%s.%s.weight", prefix, place);
+        l->weight[i] = add_matrix(builder, layer, name, g->head_width[i + 1], g->head_width[i]);
+        snprintf(name, sizeof name, "%s.%s.bias", prefix, place);
+        l->bias[i] = add_vector(builder, layer, name, g->head_width[i + 1]);
+    }
+    if (g->prototypes[head] > 0) {
+        snprintf(name, sizeof name, "%s.last_layer.weight_g", prefix);
+        l->prototype_scale = add_matrix(builder, layer, name, g->prototypes[head], 1);
+        snprintf(name, sizeof name, "%s.last_layer.weight_v", prefix);
+        l->prototype_direction = add_matrix(builder, layer, name, g->prototypes[head], width);
+    }
+}
+
 static void build_table(const sd_geometry *g, table_builder *builder, sd_layout *layout) {
     size_t d = g->dim;
-    size_t token[3] = {1, 1, d}, position[3] = {1, 1 + g->grid * g->grid, d};
+    size_t token[3] = {1, 1, d}, position[3] = {1, 1 + g->grid * g->grid, d}, registers[3] = {1, g->registers, d};
     size_t kernel[4] = {d, g->channels, g->patch, g->patch};
+    memset(layout, 0, sizeof *layout);
     layout->cls_token = add_tensor(builder, 0, "backbone.cls_token", token, 3);
     layout->position = add_tensor(builder, 0, "backbone.pos_embed", position, 3);
+    if (g->registers > 0)
+        layout->registers = add_tensor(builder, 0, "backbone.register_tokens", registers, 3);
+    if (g->mask_token)
+        layout->mask_token = add_matrix(builder, 0, "backbone.mask_token", 1, d);
     layout->patch_weight = add_tensor(builder, 0, "backbone.patch_embed.proj.weight", kernel, 4);
     layout->patch_bias = add_vector(builder, 0, "backbone.patch_embed.proj.bias", d);
+    size_t start = builder->parameters;
+    sd_layout repeated;
     for (size_t b = 0; b < g->depth; b++) {
-        sd_layout l;
-        size_t start = builder->parameters;
-        char name[64];
-#define NAMED(suffix) (snprintf(name, sizeof name, "backbone.blocks.%zu." suffix, b), name)
-        l.norm1_weight = add_vector(builder, b + 1, NAMED("norm1.weight"), d);
-        l.norm1_bias = add_vector(builder, b + 1, NAMED("norm1.bias"), d);
-        l.qkv_weight = add_matrix(builder, b + 1, NAMED("attn.qkv.weight"), 3 * d, d);
-        l.qkv_bias = add_vector(builder, b + 1, NAMED("attn.qkv.bias"), 3 * d);
-        l.proj_weight = add_matrix(builder, b + 1, NAMED("attn.proj.weight"), d, d);
-        l.proj_bias = add_vector(builder, b + 1, NAMED("attn.proj.bias"), d);
-        l.norm2_weight = add_vector(builder, b + 1, NAMED("norm2.weight"), d);
-        l.norm2_bias = add_vector(builder, b + 1, NAMED("norm2.bias"), d);
-        l.fc1_weight = add_matrix(builder, b + 1, NAMED("mlp.fc1.weight"), g->hidden, d);
-        l.fc1_bias = add_vector(builder, b + 1, NAMED("mlp.fc1.bias"), g->hidden);
-        l.fc2_weight = add_matrix(builder, b + 1, NAMED("mlp.fc2.weight"), d, g->hidden);
-        l.fc2_bias = add_vector(builder, b + 1, NAMED("mlp.fc2.bias"), d);
-#undef NAMED
-        if (b == 0) {
-            l.cls_token = layout->cls_token;
-            l.position = layout->position;
-            l.patch_weight = layout->patch_weight;
-            l.patch_bias = layout->patch_bias;
-            l.block_stride = builder->parameters - start;
-            *layout = l;
-        }
+        add_block(builder, g, b, b == 0 ? layout : &repeated);
+        if (b == 0)
+            layout->block_stride = builder->parameters - start;
     }
     layout->norm_weight = add_vector(builder, g->depth + 1, "backbone.norm.weight", d);
     layout->norm_bias = add_vector(builder, g->depth + 1, "backbone.norm.bias", d);
-    for (size_t i = 0; i < g->head_layers; i++) {
-        char weight[64] = "head.mlp.weight", bias[64] = "head.mlp.bias";
-        if (g->head_layers > 1) { /* GELUs take the odd places of the official nn.Sequential */
-            snprintf(weight, sizeof weight, "head.mlp.%zu.weight", 2 * i);
-            snprintf(bias, sizeof bias, "head.mlp.%zu.bias", 2 * i);
-        }
-        layout->head_weight[i] = add_matrix(builder, g->depth + 1, weight, g->head_width[i + 1], g->head_width[i]);
-        layout->head_bias[i] = add_vector(builder, g->depth + 1, bias, g->head_width[i + 1]);
-    }
+    if (g->head_layers > 0)
+        add_head(builder, g, 0, &layout->head[0]);
+    if (g->patch_head)
+        add_head(builder, g, 1, &layout->head[1]);
 }
 
 size_t sd_geometry_parameters(const sd_geometry *geometry) {
@@ -229,10 +298,44 @@ SD_API void sd_model_destroy(sd_model *model) {
     sd_release(model->context, model);
 }
 
-/* Normal with deviation 0.02 cut at +-2, the official trunc_normal_(std=.02): the cut at 100 deviations never happens. */
-static void fill_normal(sd_random *random, float *values, size_t count) {
+/* The official trunc_normal_(std=.02) cuts at +-2, which is 100 deviations and never happens. */
+static void fill_normal(sd_random *random, float *values, size_t count, double deviation) {
     for (size_t i = 0; i < count; i++)
-        values[i] = (float)(0.02 * sd_random_normal(random));
+        values[i] = (float)(deviation * sd_random_normal(random));
+}
+
+static void fill_uniform(sd_random *random, float *values, size_t count, double bound) {
+    for (size_t i = 0; i < count; i++)
+        values[i] = (float)(bound * (2.0 * sd_random_uniform(random) - 1.0));
+}
+
+static void fill_constant(float *values, size_t count, float value) {
+    for (size_t i = 0; i < count; i++)
+        values[i] = value;
+}
+
+static bool named(const sd_tensor_info *info, const char *part) { return strstr(info->name, part) != NULL; }
+
+static void initialize_tensor(const sd_model *model, const sd_tensor_info *info, sd_random *random, float *values) {
+    const sd_geometry *g = &model->geometry;
+    if (named(info, "patch_embed.")) {
+        fill_uniform(random, values, info->count, 1.0 / sqrt((double)g->patch_values));
+    } else if (named(info, ".weight_v")) {
+        fill_uniform(random, values, info->count, 1.0 / sqrt((double)info->shape[1]));
+    } else if (named(info, ".weight_g")) {
+        fill_constant(values, info->count, 1.0f);
+    } else if (named(info, ".gamma")) {
+        fill_constant(values, info->count, (float)model->config.layer_scale);
+    } else if (named(info, "mask_token")) {
+        fill_constant(values, info->count, 0.0f);
+    } else if (named(info, "register_tokens") || (g->mask_token && named(info, "cls_token"))) {
+        fill_normal(random, values, info->count, 1e-6);
+    } else if (info->dimensions > 1) {
+        fill_normal(random, values, info->count, 0.02);
+    } else {
+        bool is_norm_weight = named(info, "norm") && named(info, ".weight");
+        fill_constant(values, info->count, is_norm_weight ? 1.0f : 0.0f);
+    }
 }
 
 SD_API void sd_model_initialize(sd_model *model, uint64_t seed) {
@@ -240,20 +343,9 @@ SD_API void sd_model_initialize(sd_model *model, uint64_t seed) {
         return;
     for (size_t i = 0; i < model->tensor_count; i++) {
         const sd_tensor_info *info = &model->tensors[i];
-        float *values = model->parameters + info->offset;
         sd_random random;
         sd_random_init(&random, seed, 0, SD_RANDOM_INIT + (uint32_t)i);
-        if (strncmp(info->name, "backbone.patch_embed.", 21) == 0) {
-            double bound = 1.0 / sqrt((double)model->geometry.patch_values);
-            for (size_t j = 0; j < info->count; j++)
-                values[j] = (float)(bound * (2.0 * sd_random_uniform(&random) - 1.0));
-        } else if (info->dimensions > 1) {
-            fill_normal(&random, values, info->count);
-        } else {
-            bool is_norm_weight = strstr(info->name, "norm") != NULL && strstr(info->name, ".weight") != NULL;
-            for (size_t j = 0; j < info->count; j++)
-                values[j] = is_norm_weight ? 1.0f : 0.0f;
-        }
+        initialize_tensor(model, info, &random, model->parameters + info->offset);
     }
 }
 

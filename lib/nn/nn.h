@@ -67,14 +67,18 @@ void sd_patches_scatter(const float *rows, size_t channels, size_t height, size_
 
 /* ---- position embedding (position.c) ------------------------------------------------------- */
 
-/* embedding: (1 + native*native) x dim, as learned. out: (1 + rows*columns) x dim, bicubic (a = -0.75, border repeated)
- * with the sampling positions of PyTorch's interpolate(scale_factor = (size + offset)/native), or of the ratio of sizes
- * when offset is 0. A grid of the native shape is copied. */
-void sd_position_forward(const float *embedding, size_t native, size_t dim, size_t rows, size_t columns, double offset,
-                         float *out);
+typedef struct sd_position_map {
+    double offset;  /* PyTorch's interpolate(scale_factor = (size + offset)/native); 0: by the ratio of the sizes */
+    bool antialias;
+} sd_position_map;
+
+/* embedding: (1 + native*native) x dim, as learned. out: (1 + rows*columns) x dim, bicubic. A grid of the native shape is
+ * copied. */
+void sd_position_forward(const float *embedding, size_t native, size_t dim, size_t rows, size_t columns,
+                         const sd_position_map *map, float *out);
 /* dembedding += the transposed map of dout. */
-void sd_position_backward(const float *dout, size_t native, size_t dim, size_t rows, size_t columns, double offset,
-                          float *dembedding);
+void sd_position_backward(const float *dout, size_t native, size_t dim, size_t rows, size_t columns,
+                          const sd_position_map *map, float *dembedding);
 
 /* ---- rows of length 1 (unit_rows.c) -------------------------------------------------------- */
 

@@ -13,7 +13,15 @@ typedef struct optimizer_tensor {
     size_t block_count;
     bool decay;
     bool adapt;         /* LARS: weight decay and trust ratio apply (not one-dimensional) */
-    float ratio;        /* LARS: trust ratio of the running step */
+    bool frozen;        /* as without a gradient */
+    double lr_multiplier, decay_multiplier;
+    uint64_t steps;     /* that it was not frozen */
+    /* of the running step */
+    sd_adamw_numbers adamw;
+    float keep;         /* AdamW: 1 - lr * weight decay */
+    float pull;         /* SGD and LARS: weight decay, which they add to the gradient */
+    float change;       /* SGD and LARS: -lr */
+    float ratio;        /* trust ratio of LARS, else 1 */
 } optimizer_tensor;
 
 typedef struct optimizer_block {
@@ -89,6 +97,8 @@ static sd_status copy_tensors(sd_optimizer *optimizer, const sd_tensor_info *ten
             .index = i,
             .decay = tensor->decay != 0,
             .adapt = tensor->dimensions != 1,
+            .lr_multiplier = 1,
+            .decay_multiplier = tensor->decay != 0,
         };
     }
     optimizer->tensor_count = tensor_count;
@@ -208,8 +218,74 @@ SD_API const char *sd_optimizer_state_name(const sd_optimizer *optimizer, size_t
 SD_API uint64_t sd_optimizer_steps(const sd_optimizer *optimizer) { return optimizer ? optimizer->steps : 0; }
 
 SD_API void sd_optimizer_set_steps(sd_optimizer *optimizer, uint64_t steps) {
-    if (optimizer)
-        optimizer->steps = steps;
+    if (!optimizer)
+        return;
+    optimizer->steps = steps;
+    for (size_t i = 0; i < optimizer->tensor_count; i++)
+        optimizer->tensors[i].steps = steps;
+}
+
+/* By its number in the caller's table; NULL when there is none. Most tables are in the order of memory. */
+static optimizer_tensor *find_tensor(const sd_optimizer *optimizer, size_t index) {
+    if (!optimizer || index >= optimizer->tensor_count)
+        return NULL;
+    optimizer_tensor *tensor = &optimizer->tensors[index];
+    if (tensor->index != index)
+        for (tensor = optimizer->tensors; tensor->index != index; tensor++)
+            continue;
+    return tensor;
+}
+
+static sd_status require_tensor(const sd_optimizer *optimizer, size_t index, optimizer_tensor **tensor) {
+    SD_REQUIRE(optimizer, SD_ERR_ARGUMENT, "optimizer is NULL");
+    *tensor = find_tensor(optimizer, index);
+    SD_REQUIRE(*tensor, SD_ERR_ARGUMENT, "tensor is %zu: the optimizer has %zu tensors", index,
+               optimizer->tensor_count);
+    return SD_OK;
+}
+
+SD_API uint64_t sd_optimizer_tensor_steps(const sd_optimizer *optimizer, size_t tensor) {
+    const optimizer_tensor *found = find_tensor(optimizer, tensor);
+    return found ? found->steps : 0;
+}
+
+SD_API sd_status sd_optimizer_set_tensor_steps(sd_optimizer *optimizer, size_t tensor, uint64_t steps) {
+    optimizer_tensor *found;
+    sd_status status = require_tensor(optimizer, tensor, &found);
+    if (status == SD_OK)
+        found->steps = steps;
+    return status;
+}
+
+/* ---- multipliers and frozen tensors -------------------------------------------------------- */
+
+static sd_status check_multipliers(const char *name, const double *values, size_t count) {
+    for (size_t i = 0; values && i < count; i++)
+        SD_REQUIRE(values[i] >= 0 && isfinite(values[i]), SD_ERR_ARGUMENT,
+                   "the %s multiplier of tensor %zu is %g: it must be finite and not negative", name, i, values[i]);
+    return SD_OK;
+}
+
+SD_API sd_status sd_optimizer_set_multipliers(sd_optimizer *optimizer, const double *lr, const double *decay) {
+    SD_REQUIRE(optimizer, SD_ERR_ARGUMENT, "optimizer is NULL");
+    sd_status status;
+    SD_TRY(check_multipliers("lr", lr, optimizer->tensor_count));
+    SD_TRY(check_multipliers("decay", decay, optimizer->tensor_count));
+    for (size_t i = 0; i < optimizer->tensor_count; i++) {
+        optimizer_tensor *tensor = &optimizer->tensors[i];
+        tensor->lr_multiplier = lr ? lr[tensor->index] : 1;
+        tensor->decay_multiplier = decay ? decay[tensor->index] : tensor->decay;
+    }
+cleanup:
+    return status;
+}
+
+SD_API sd_status sd_optimizer_set_frozen(sd_optimizer *optimizer, size_t tensor, int32_t frozen) {
+    optimizer_tensor *found;
+    sd_status status = require_tensor(optimizer, tensor, &found);
+    if (status == SD_OK)
+        found->frozen = frozen != 0;
+    return status;
 }
 
 /* ---- step ---------------------------------------------------------------------------------- */
@@ -222,41 +298,36 @@ typedef struct step_work {
     float *teacher;
     double lr, weight_decay;
     float momentum, rest; /* of the teacher */
-    sd_adamw_numbers adamw;
 } step_work;
 
 static float scale_of(const step_work *work, const optimizer_tensor *tensor) {
     return work->tensor_scale ? (float)work->tensor_scale[tensor->index] : 1.0f;
 }
 
-/* Weight decay as LARS and SGD know it: added to the gradient. */
-static float decay_of(const step_work *work, const optimizer_tensor *tensor) {
-    bool spared = !tensor->decay || (work->optimizer->config.kind == SD_OPTIMIZER_LARS && !tensor->adapt);
-    return spared ? 0.0f : (float)work->weight_decay;
+static void update_tensor_block(const step_work *work, const optimizer_tensor *tensor, const optimizer_block *block) {
+    sd_optimizer *optimizer = work->optimizer;
+    float *parameters = work->parameters + block->offset;
+    const float *gradient = work->gradient + block->offset;
+    float *first = optimizer->state[0] + block->offset;
+    float scale = scale_of(work, tensor);
+    if (optimizer->config.kind == SD_OPTIMIZER_ADAMW)
+        sd_adamw_block(&tensor->adamw, tensor->keep, scale, parameters, gradient, first,
+                       optimizer->state[1] + block->offset, block->count);
+    else
+        sd_momentum_block((float)optimizer->config.momentum, tensor->pull, tensor->ratio, tensor->change, scale,
+                          parameters, gradient, first, block->count);
 }
 
 static void update_block(void *opaque, size_t index, size_t thread) {
     (void)thread;
     const step_work *work = opaque;
-    sd_optimizer *optimizer = work->optimizer;
-    const optimizer_block *block = &optimizer->blocks[index];
-    const optimizer_tensor *tensor = &optimizer->tensors[block->tensor];
-    float *parameters = work->parameters + block->offset;
-    const float *gradient = work->gradient + block->offset;
-    float *first = optimizer->state[0] + block->offset;
-    float scale = scale_of(work, tensor);
-
-    if (optimizer->config.kind == SD_OPTIMIZER_ADAMW) {
-        float keep = tensor->decay ? (float)(1.0 - work->lr * work->weight_decay) : 1.0f;
-        sd_adamw_block(&work->adamw, keep, scale, parameters, gradient, first, optimizer->state[1] + block->offset,
-                       block->count);
-    } else {
-        float ratio = optimizer->config.kind == SD_OPTIMIZER_LARS ? tensor->ratio : 1.0f;
-        sd_momentum_block((float)optimizer->config.momentum, decay_of(work, tensor), ratio, (float)-work->lr, scale,
-                          parameters, gradient, first, block->count);
-    }
+    const optimizer_block *block = &work->optimizer->blocks[index];
+    const optimizer_tensor *tensor = &work->optimizer->tensors[block->tensor];
+    if (!tensor->frozen)
+        update_tensor_block(work, tensor, block);
     if (work->teacher) /* now, while the block is in the cache */
-        sd_ema_block(work->momentum, work->rest, work->teacher + block->offset, parameters, block->count);
+        sd_ema_block(work->momentum, work->rest, work->teacher + block->offset, work->parameters + block->offset,
+                     block->count);
 }
 
 static void measure_block(void *opaque, size_t index, size_t thread) {
@@ -264,11 +335,11 @@ static void measure_block(void *opaque, size_t index, size_t thread) {
     const step_work *work = opaque;
     optimizer_block *block = &work->optimizer->blocks[index];
     const optimizer_tensor *tensor = &work->optimizer->tensors[block->tensor];
-    if (!tensor->adapt)
+    if (!tensor->adapt || tensor->frozen)
         return;
     const float *parameters = work->parameters + block->offset;
     block->parameter_square = sd_square_sum(parameters, block->count);
-    block->update_square = sd_update_square_sum(decay_of(work, tensor), scale_of(work, tensor), parameters,
+    block->update_square = sd_update_square_sum(tensor->pull, scale_of(work, tensor), parameters,
                                                 work->gradient + block->offset, block->count);
 }
 
@@ -281,8 +352,7 @@ static sd_status find_trust_ratios(step_work *work) {
     for (size_t i = 0; i < optimizer->tensor_count; i++) {
         optimizer_tensor *tensor = &optimizer->tensors[i];
         double parameter_square = 0, update_square = 0;
-        tensor->ratio = 1.0f;
-        if (!tensor->adapt)
+        if (!tensor->adapt || tensor->frozen)
             continue;
         for (size_t b = tensor->first_block; b < tensor->first_block + tensor->block_count; b++) {
             parameter_square += optimizer->blocks[b].parameter_square;
@@ -294,20 +364,56 @@ static sd_status find_trust_ratios(step_work *work) {
     return SD_OK;
 }
 
-static sd_adamw_numbers adamw_numbers(const sd_optimizer_config *config, uint64_t step, double lr) {
+/* 1 - beta^t of a tensor's step count. */
+typedef struct bias_correction {
+    uint64_t step;
+    double first, second;
+} bias_correction;
+
+static bias_correction correction_at(const sd_optimizer_config *config, uint64_t step) {
     int saved = errno; /* beta^step underflows in long runs, and pow says so */
-    double correction1 = 1.0 - pow(config->beta1, (double)step);
-    double correction2 = 1.0 - pow(config->beta2, (double)step);
+    bias_correction correction = {
+        .step = step,
+        .first = 1.0 - pow(config->beta1, (double)step),
+        .second = 1.0 - pow(config->beta2, (double)step),
+    };
     errno = saved;
+    return correction;
+}
+
+static sd_adamw_numbers adamw_numbers(const sd_optimizer_config *config, const bias_correction *correction,
+                                      double lr) {
     return (sd_adamw_numbers){
         .beta1 = (float)config->beta1,
         .rest1 = (float)(1.0 - config->beta1),
         .beta2 = (float)config->beta2,
         .rest2 = (float)(1.0 - config->beta2),
-        .root_correction2 = (float)sqrt(correction2),
+        .root_correction2 = (float)sqrt(correction->second),
         .epsilon = (float)config->epsilon,
-        .step = (float)(-lr / correction1),
+        .step = (float)(-lr / correction->first),
     };
+}
+
+/* What the step multiplies with, tensor by tensor. */
+static void prepare_tensors(const step_work *work) {
+    sd_optimizer *optimizer = work->optimizer;
+    const sd_optimizer_config *config = &optimizer->config;
+    bias_correction correction = correction_at(config, optimizer->steps + 1);
+    for (size_t i = 0; i < optimizer->tensor_count; i++) {
+        optimizer_tensor *tensor = &optimizer->tensors[i];
+        double lr = work->lr * tensor->lr_multiplier, decay = work->weight_decay * tensor->decay_multiplier;
+        if (config->kind == SD_OPTIMIZER_LARS && !tensor->adapt)
+            decay = 0;
+        if (config->kind == SD_OPTIMIZER_ADAMW && !tensor->frozen) {
+            if (tensor->steps + 1 != correction.step) /* it was frozen for a while, and so were its neighbours */
+                correction = correction_at(config, tensor->steps + 1);
+            tensor->adamw = adamw_numbers(config, &correction, lr);
+        }
+        tensor->keep = (float)(1.0 - lr * decay);
+        tensor->pull = (float)decay;
+        tensor->change = (float)-lr;
+        tensor->ratio = 1.0f;
+    }
 }
 
 sd_status sd_optimizer_step_fused(sd_optimizer *optimizer, float *parameters, const float *gradient,
@@ -333,13 +439,14 @@ sd_status sd_optimizer_step_fused(sd_optimizer *optimizer, float *parameters, co
         .momentum = (float)momentum,
         .rest = (float)(1.0 - momentum),
     };
-    if (optimizer->config.kind == SD_OPTIMIZER_ADAMW)
-        work.adamw = adamw_numbers(&optimizer->config, optimizer->steps + 1, lr);
     sd_status status = SD_OK;
+    prepare_tensors(&work);
     if (optimizer->config.kind == SD_OPTIMIZER_LARS)
         SD_TRY(find_trust_ratios(&work));
     SD_TRY(sd_run(optimizer->context, update_block, &work, optimizer->block_count));
     optimizer->steps++;
+    for (size_t i = 0; i < optimizer->tensor_count; i++)
+        optimizer->tensors[i].steps += !optimizer->tensors[i].frozen;
 cleanup:
     return status;
 }

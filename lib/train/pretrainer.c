@@ -285,10 +285,12 @@ SD_API sd_status sd_pretrainer_memory(sd_context *context, const sd_pretrainer_c
     size_t student, teacher, loss, micro = sd_trainer_micro_batch(&config);
     sd_image_group groups[2];
     size_t group_count = sd_trainer_groups(&config, micro, groups);
-    SD_TRY(sd_activations_bytes(&config.model, groups, group_count, (sd_activation_mode)config.activations, false,
-                                sd_threads(context), &student));
-    SD_TRY(sd_activations_bytes(&config.model, groups, 1, SD_ACTIVATIONS_INFERENCE, false, sd_threads(context),
-                                &teacher));
+    sd_activations_config activations;
+    sd_activations_config_init(&activations);
+    activations.mode = config.activations;
+    SD_TRY(sd_activations_bytes(&config.model, groups, group_count, &activations, sd_threads(context), &student));
+    activations.mode = SD_ACTIVATIONS_INFERENCE;
+    SD_TRY(sd_activations_bytes(&config.model, groups, 1, &activations, sd_threads(context), &teacher));
     SD_TRY(loss_bytes(&config, &loss));
     size_t views = 2 + (size_t)config.augment.local_crops, dim = (size_t)config.model.head_dim;
     size_t moments = config.optimizer.kind == SD_OPTIMIZER_ADAMW ? 2 : 1;

@@ -168,7 +168,7 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     for (size_t i = 0; i < globals + locals; i++)
         pixels[i] = (float)(4.0 * sd_random_uniform(&random) - 2.0);
     sd_crop_batch crops = {(size_t)o->batch, 3, (int32_t)o->image, (int32_t)o->local, (int32_t)o->locals, pixels,
-                           o->locals > 0 ? pixels + globals : NULL};
+                           o->locals > 0 ? pixels + globals : NULL, NULL};
     sd_step_metrics metrics = {.size = sizeof metrics};
     check(sd_pretrainer_step_crops(trainer, &crops, &metrics), "step");
     double *times = calloc((size_t)o->steps, sizeof *times);

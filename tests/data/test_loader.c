@@ -271,6 +271,7 @@ static void order_is_uniform(void **state) {
         r.count = 0;
         assert_int_equal(sd_loader_next(loader, &batch), SD_OK);
         assert_null(batch.locals);
+        assert_null(batch.masks);
         for (size_t place = 0; place < COUNT; place++)
             hits[place][r.asked[place]]++;
     }

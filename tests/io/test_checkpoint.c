@@ -69,7 +69,7 @@ static double train(sd_pretrainer *trainer, int steps) {
             globals[j] = (float)sd_random_normal(&random);
         for (size_t j = 0; j < sizeof locals / sizeof *locals; j++)
             locals[j] = (float)sd_random_normal(&random);
-        sd_crop_batch crops = {SAMPLES, 1, 8, 4, LOCALS, globals, locals};
+        sd_crop_batch crops = {SAMPLES, 1, 8, 4, LOCALS, globals, locals, NULL};
         assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, &metrics), SD_OK);
     }
     return metrics.loss;

@@ -42,6 +42,10 @@ static int fill_inputs(void **state) {
     return 0;
 }
 
+/* Forms of the network that the properties hold for. */
+enum { FORM_V1, FORM_V2, FORM_SWIGLU, FORM_QK_NORM, FORMS };
+static int form = FORM_V1;
+
 static sd_model_config small_config(double drop_path) {
     sd_model_config c;
     sd_model_config_init(&c);
@@ -56,6 +60,17 @@ static sd_model_config small_config(double drop_path) {
     c.head_layers = 2;
     c.head_hidden = 10;
     c.head_dim = FEATURES;
+    if (form != FORM_V1) {
+        c.registers = 2;
+        c.mask_token = 1;
+        c.layer_scale = 0.1;
+        c.interpolate_antialias = 1;
+        c.interpolate_offset = 0.0;
+        c.drop_path_uniform = 1;
+        c.drop_path_subset = 1;
+    }
+    c.feed_forward = form == FORM_SWIGLU ? SD_FEED_FORWARD_SWIGLU : SD_FEED_FORWARD_MLP;
+    c.qk_norm = form == FORM_QK_NORM;
     return c;
 }
 
@@ -71,7 +86,12 @@ static pass begin(double drop_path, int threads, sd_activation_mode mode, int al
     sd_model_initialize(p.model, 3);
     /* larger weights than at the start, so that all parts matter */
     for (size_t i = 0; i < p.model->parameter_count; i++)
-        p.model->parameters[i] *= 8.0f;
+        p.model->parameters[i] *= form == FORM_V1 ? 8.0f : 3.0f;
+    /* and none near 0: the norm of a token of deviation 1e-6 has slopes that float cannot follow */
+    sd_random random;
+    sd_random_init(&random, 4, 0, 0);
+    for (size_t i = 0; i < p.model->parameter_count && form != FORM_V1; i++)
+        p.model->parameters[i] += 0.15f * (float)sd_random_normal(&random);
     p.groups[0] = (sd_image_group){pixels, GLOBALS, GLOBAL_SIDE, GLOBAL_SIDE};
     p.groups[1] =
         (sd_image_group){pixels + GLOBALS * CHANNELS * GLOBAL_SIDE * GLOBAL_SIDE, LOCALS, LOCAL_SIDE, LOCAL_SIDE};
@@ -131,9 +151,10 @@ static double largest(const float *a, size_t count) {
 /* The last block computed for class tokens only gives what the full one gives. */
 static void test_class_only(void **state) {
     (void)state;
-    for (int drops = 0; drops < 2; drops++) {
-        pass full = begin(drops ? 0.5 : 0.0, 1, SD_ACTIVATIONS_SPEED, 1);
-        pass lean = begin(drops ? 0.5 : 0.0, 1, SD_ACTIVATIONS_SPEED, 0);
+    for (int drops = 0; drops < 2 * FORMS; drops++) {
+        form = drops / 2;
+        pass full = begin(drops % 2 ? 0.5 : 0.0, 1, SD_ACTIVATIONS_SPEED, 1);
+        pass lean = begin(drops % 2 ? 0.5 : 0.0, 1, SD_ACTIVATIONS_SPEED, 0);
         forward(&full, 1, 4);
         forward(&lean, 1, 4);
         assert_true(largest_difference(full.features, lean.features, IMAGES * FEATURES) < 2e-6);
@@ -151,23 +172,26 @@ static void test_class_only(void **state) {
 /* Same bits for any number of threads, and whether activations are stored or computed again. */
 static void test_same_bits(void **state) {
     (void)state;
-    pass reference = begin(0.4, 1, SD_ACTIVATIONS_SPEED, 0);
-    forward(&reference, 1, 11);
-    backward(&reference);
-    for (int variant = 0; variant < 4; variant++) {
-        pass other = begin(0.4, variant % 2 ? 4 : 1, variant < 2 ? SD_ACTIVATIONS_SPEED : SD_ACTIVATIONS_MEMORY, 0);
-        forward(&other, 1, 11);
-        backward(&other);
-        assert_memory_equal(reference.features, other.features, sizeof other.features);
-        assert_memory_equal(reference.gradient, other.gradient, reference.model->parameter_count * sizeof(float));
-        end(&other);
+    for (form = 0; form < FORMS; form++) {
+        pass reference = begin(0.4, 1, SD_ACTIVATIONS_SPEED, 0);
+        forward(&reference, 1, 11);
+        backward(&reference);
+        for (int variant = 0; variant < 4; variant++) {
+            pass other = begin(0.4, variant % 2 ? 4 : 1, variant < 2 ? SD_ACTIVATIONS_SPEED : SD_ACTIVATIONS_MEMORY, 0);
+            forward(&other, 1, 11);
+            backward(&other);
+            assert_memory_equal(reference.features, other.features, sizeof other.features);
+            assert_memory_equal(reference.gradient, other.gradient, reference.model->parameter_count * sizeof(float));
+            end(&other);
+        }
+        end(&reference);
     }
-    end(&reference);
 }
 
 /* Inference has the same features as training with nothing dropped. */
 static void test_inference(void **state) {
     (void)state;
+    form = FORM_SWIGLU;
     pass training = begin(0.4, 2, SD_ACTIVATIONS_SPEED, 0), inference = begin(0.4, 2, SD_ACTIVATIONS_INFERENCE, 0);
     forward(&training, 0, 0);
     forward(&inference, 0, 0);
@@ -209,16 +233,46 @@ static void check_slope(double drop_path, sd_activation_mode mode, int all_token
 
 static void test_slopes(void **state) {
     (void)state;
-    check_slope(0.0, SD_ACTIVATIONS_SPEED, 0);
-    check_slope(0.5, SD_ACTIVATIONS_SPEED, 0);
-    check_slope(0.5, SD_ACTIVATIONS_SPEED, 1);
-    check_slope(0.5, SD_ACTIVATIONS_MEMORY, 0);
+    for (form = 0; form < FORMS; form++) {
+        check_slope(0.0, SD_ACTIVATIONS_SPEED, 0);
+        check_slope(0.5, SD_ACTIVATIONS_SPEED, 0);
+        check_slope(0.5, SD_ACTIVATIONS_SPEED, 1);
+        check_slope(0.5, SD_ACTIVATIONS_MEMORY, 0);
+    }
+}
+
+/* A fixed share: each group keeps the same number of images in every block, other images from step to step, each
+ * equally often. */
+static void test_drop_subset(void **state) {
+    (void)state;
+    form = FORM_V2;
+    pass p = begin(0.5, 1, SD_ACTIVATIONS_SPEED, 0);
+    size_t kept[IMAGES] = {0};
+    enum { STEPS = 400 };
+    for (uint64_t step = 0; step < STEPS; step++) {
+        forward(&p, 1, step);
+        for (size_t branch = 0; branch < 8; branch++) {
+            const sd_branch *b = &p.activations->branches[branch];
+            assert_int_equal(b->image_before[GLOBALS], GLOBALS / 2);
+            assert_int_equal(b->image_before[IMAGES] - b->image_before[GLOBALS], LOCALS / 2);
+            assert_true(b->scale[0] == (float)GLOBALS / (GLOBALS / 2));
+            assert_true(b->scale[1] == (float)LOCALS / (LOCALS / 2));
+        }
+        for (size_t s = 0; s < IMAGES; s++)
+            kept[s] += sd_branch_keeps(&p.activations->branches[3], s);
+    }
+    for (size_t s = 0; s < IMAGES; s++) {
+        double rate = s < GLOBALS ? (double)(GLOBALS / 2) / GLOBALS : (double)(LOCALS / 2) / LOCALS;
+        assert_true(fabs((double)kept[s] / STEPS - rate) < 5.0 * sqrt(rate * (1.0 - rate) / STEPS));
+    }
+    end(&p);
 }
 
 /* Every path of the last block is dropped with the configured probability, and decisions differ between steps and
  * images. */
 static void test_drop_rates(void **state) {
     (void)state;
+    form = FORM_V1;
     pass p = begin(0.5, 1, SD_ACTIVATIONS_SPEED, 0);
     size_t kept[4] = {0}, same = 0;
     bool former[IMAGES] = {false};
@@ -245,6 +299,7 @@ static void test_drop_rates(void **state) {
 /* Images computed alone and in a packed batch have equal features; a smaller batch than planned is fine. */
 static void test_packing(void **state) {
     (void)state;
+    form = FORM_V2;
     pass p = begin(0.0, 2, SD_ACTIVATIONS_SPEED, 0);
     forward(&p, 0, 0);
     for (size_t image = 0; image < IMAGES; image++) {
@@ -265,6 +320,7 @@ static void test_packing(void **state) {
 
 static void test_accumulate(void **state) {
     (void)state;
+    form = FORM_V2;
     pass p = begin(0.0, 1, SD_ACTIVATIONS_SPEED, 0);
     forward(&p, 0, 0);
     backward(&p);
@@ -302,10 +358,21 @@ static void no_dim(sd_model_config *c) { c->dim = 0; }
 static void sure_drop(sd_model_config *c) { c->drop_path = 1.0; }
 static void nan_ratio(sd_model_config *c) { c->mlp_ratio = NAN; }
 static void no_features(sd_model_config *c) { c->head_dim = 0; }
+static void many_registers(sd_model_config *c) { c->registers = 65; }
+static void negative_registers(sd_model_config *c) { c->registers = -1; }
+static void strange_feed_forward(sd_model_config *c) { c->feed_forward = 2; }
+static void nan_scale(sd_model_config *c) { c->layer_scale = NAN; }
+static void negative_prototypes(sd_model_config *c) { c->prototypes = -1; }
+static void prototypes_without_head(sd_model_config *c) {
+    c->head_layers = 0;
+    c->prototypes = 8;
+}
+static void patch_prototypes_without_head(sd_model_config *c) { c->patch_prototypes = 8; }
 static void unsized(sd_model_config *c) { c->size = 0; }
 
 static void test_refusals(void **state) {
     (void)state;
+    form = FORM_V1;
     expect_refusal(no_patch, "patch_size");
     expect_refusal(big_patch, "image_size");
     expect_refusal(many_channels, "channels");
@@ -315,6 +382,13 @@ static void test_refusals(void **state) {
     expect_refusal(sure_drop, "drop_path");
     expect_refusal(nan_ratio, "mlp_ratio");
     expect_refusal(no_features, "head_dim");
+    expect_refusal(many_registers, "registers");
+    expect_refusal(negative_registers, "registers");
+    expect_refusal(strange_feed_forward, "feed_forward");
+    expect_refusal(nan_scale, "layer_scale");
+    expect_refusal(negative_prototypes, "prototypes");
+    expect_refusal(prototypes_without_head, "prototypes");
+    expect_refusal(patch_prototypes_without_head, "patch_prototypes");
     expect_refusal(unsized, "size");
 
     pass p = begin(0.0, 1, SD_ACTIVATIONS_SPEED, 0);
@@ -346,6 +420,7 @@ static void test_refusals(void **state) {
 /* One block, one head, one patch, sixteen channels; and a wide patch. */
 static void test_odd_shapes(void **state) {
     (void)state;
+    form = FORM_V1;
     const struct {
         int32_t image, patch, channels, dim, depth, heads;
     } shapes[] = {{2, 2, 16, 7, 1, 1}, {32, 32, 1, 64, 1, 2}, {9, 3, 5, 10, 2, 5}};
@@ -389,6 +464,7 @@ int main(void) {
         cmocka_unit_test(test_class_only), cmocka_unit_test(test_same_bits),  cmocka_unit_test(test_inference),
         cmocka_unit_test(test_slopes),     cmocka_unit_test(test_drop_rates), cmocka_unit_test(test_packing),
         cmocka_unit_test(test_accumulate), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_odd_shapes),
+        cmocka_unit_test(test_drop_subset),
     };
     return cmocka_run_group_tests(tests, fill_inputs, NULL);
 }

@@ -127,6 +127,22 @@ static void modules_are_apart(void **state) {
     assert_true(again[6] == 1.0f);
 }
 
+/* iBOT's own head is no part of "head.", though its tensors have the same names behind the dot. */
+static void patch_head_is_a_module(void **state) {
+    (void)state;
+    const sd_tensor_info tensors[] = {
+        {.name = "head.mlp.0.weight", .offset = 0, .count = 1},
+        {.name = "patch_head.mlp.0.weight", .offset = 1, .count = 1},
+        {.name = "head.last_layer.weight_v", .offset = 2, .count = 1},
+        {.name = "patch_head.last_layer.weight_v", .offset = 3, .count = 1},
+    };
+    float gradient[] = {3, 30, 4, 40};
+    assert_int_equal(sd_clip_gradient(NULL, tensors, 4, gradient, SD_CLIP_MODULE, 10, NULL, NULL), SD_OK);
+    const float expected[] = {3, 6, 4, 8};
+    for (size_t i = 0; i < 4; i++)
+        assert_true(fabsf(gradient[i] - expected[i]) < 1e-5f);
+}
+
 static void only_measures(void **state) {
     (void)state;
     gradient_table table;
@@ -224,7 +240,7 @@ int main(void) {
         cmocka_unit_test(by_tensor_equals_official), cmocka_unit_test(by_module_equals_official),
         cmocka_unit_test(modules_are_apart),         cmocka_unit_test(only_measures),
         cmocka_unit_test(refuses_nan),               cmocka_unit_test(wrong_arguments),
-        cmocka_unit_test(many_tensors),
+        cmocka_unit_test(many_tensors),              cmocka_unit_test(patch_head_is_a_module),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

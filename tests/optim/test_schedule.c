@@ -57,11 +57,40 @@ static void v2(void **state) {
         schedule.warmup_kind = SD_WARMUP_EXCLUSIVE;
         snprintf(name, sizeof name, "case%d/simdinov2", i);
         compare(archive, name, &schedule, fmax(schedule.base, schedule.final));
+        sd_schedule linear = schedule;
+        linear.kind = SD_SCHEDULE_LINEAR;
+        snprintf(name, sizeof name, "case%d/simdinov2_linear", i);
+        compare(archive, name, &linear, fmax(schedule.base, schedule.final));
+        schedule.peak = (uint64_t)golden_scalar(archive, "peak_iters");
+        schedule.cut = (uint64_t)golden_scalar(archive, "freeze_cut_iters");
+        snprintf(name, sizeof name, "case%d/simdinov2_peak_cut", i);
+        compare(archive, name, &schedule, fmax(schedule.base, schedule.final));
     }
     golden_close(archive);
 }
 
-/* Learning rate, weight decay and momentum of whole configurations; the learning rates scaled by the batch. */
+/* DINO's goes by epoch: a schedule whose lengths are epochs, read at every step. */
+static void teacher_temperature_by_epoch(void **state) {
+    (void)state;
+    golden *archive = golden_open("schedule/v1_cosine.npz");
+    const double *arguments = golden_f64(archive, "teacher_temp/args");
+    const golden_array *values = golden_get(archive, "teacher_temp/values");
+    sd_schedule schedule = {.base = arguments[1], .final = arguments[1], .start = arguments[0]};
+    schedule.warmup = (uint64_t)arguments[2];
+    schedule.total = (uint64_t)arguments[3];
+    assert_true(values->count == schedule.total);
+    compare(archive, "teacher_temp/values", &schedule, 1);
+    schedule.period = 1;
+    compare(archive, "teacher_temp/values", &schedule, 1);
+    schedule.period = 7;
+    for (uint64_t step = 0; step < 7 * schedule.total; step++)
+        assert_true(fabs(sd_schedule_value(&schedule, step) - golden_number(values, step / 7)) <= 1e-12);
+    assert_true(sd_schedule_value(&schedule, 6) != sd_schedule_value(&schedule, 7));
+    assert_true(sd_schedule_value(&schedule, 7 * schedule.total) == schedule.final);
+    golden_close(archive);
+}
+
+/* All schedules of whole configurations; the learning rates scaled by the batch. */
 static void v2_build(void **state) {
     (void)state;
     golden *archive = golden_open("schedule/v2_build.npz");
@@ -82,6 +111,14 @@ static void v2_build(void **state) {
         }
         snprintf(name, sizeof name, "%s/lr", methods[i]);
         compare(archive, name, &schedule, lr);
+        schedule.cut = epoch; /* the last layer is frozen in the first epoch */
+        snprintf(name, sizeof name, "%s/last_layer_lr", methods[i]);
+        compare(archive, name, &schedule, lr);
+        uint64_t heating = epoch * (uint64_t)golden_scalar(archive, "hp/temp_epochs");
+        schedule = (sd_schedule){.base = 0.07, .final = 0.07, .start = 0.04, .total = heating, .warmup = heating,
+                                 .warmup_kind = schedule.warmup_kind};
+        snprintf(name, sizeof name, "%s/teacher_temp", methods[i]);
+        compare(archive, name, &schedule, 0.07);
         schedule = (sd_schedule){.base = 0.04, .final = 0.4, .total = total};
         snprintf(name, sizeof name, "%s/wd", methods[i]);
         compare(archive, name, &schedule, 0.4);
@@ -120,12 +157,25 @@ static void odd_lengths(void **state) {
     schedule.freeze = 50;
     assert_true(sd_schedule_value(&schedule, 3) == 0 && sd_schedule_value(&schedule, UINT64_MAX) == 1);
     assert_true(sd_schedule_value(NULL, 0) == 0);
+
+    schedule = (sd_schedule){.base = 2, .final = 1, .start = 2, .total = 10, .warmup = 2, .peak = 3};
+    schedule.kind = SD_SCHEDULE_LINEAR;
+    assert_true(sd_schedule_value(&schedule, 4) == 2 && sd_schedule_value(&schedule, 5) == 2);
+    assert_true(fabs(sd_schedule_value(&schedule, 6) - 1.8) < 1e-15);
+    schedule.peak = 8; /* to the end */
+    assert_true(sd_schedule_value(&schedule, 9) == 2 && sd_schedule_value(&schedule, 10) == 1);
+    schedule.peak = UINT64_MAX;
+    assert_true(sd_schedule_value(&schedule, 9) == 2 && sd_schedule_value(&schedule, 10) == 1);
+    schedule.cut = 10;
+    assert_true(sd_schedule_value(&schedule, 9) == 0 && sd_schedule_value(&schedule, 10) == 1);
+    schedule.period = UINT64_MAX;
+    assert_true(sd_schedule_value(&schedule, UINT64_MAX - 1) == 0);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(v1),      cmocka_unit_test(v2),          cmocka_unit_test(v2_build),
-        cmocka_unit_test(scaling), cmocka_unit_test(odd_lengths),
+        cmocka_unit_test(v1),       cmocka_unit_test(v2),      cmocka_unit_test(teacher_temperature_by_epoch),
+        cmocka_unit_test(v2_build), cmocka_unit_test(scaling), cmocka_unit_test(odd_lengths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

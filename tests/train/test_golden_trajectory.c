@@ -64,7 +64,8 @@ static sd_crop_batch crops_of(const golden *archive, const sd_pretrainer *traine
                            c->augment.local_size,
                            c->augment.local_crops,
                            golden_f32(archive, "global_crops/%d", step % 3),
-                           golden_f32(archive, "local_crops/%d", step % 3)};
+                           golden_f32(archive, "local_crops/%d", step % 3),
+                           NULL};
 }
 
 /* The key third of qkv biases has a true gradient of zero, whose rounding noise Adam turns into steps: it is left out. */

@@ -82,7 +82,7 @@ static void check(int32_t expa_type, double later_tolerance, const double losses
     static float globals[2 * BATCH * 3 * 16 * 16], locals[LOCALS * BATCH * 3 * 8 * 8];
     fill_by_formula("global_crops", 0.0, 2.0, globals, sizeof globals / sizeof *globals);
     fill_by_formula("local_crops", 0.0, 2.0, locals, sizeof locals / sizeof *locals);
-    sd_crop_batch crops = {BATCH, 3, 16, 8, LOCALS, globals, locals};
+    sd_crop_batch crops = {BATCH, 3, 16, 8, LOCALS, globals, locals, NULL};
     for (int step = 0; step < 4; step++) {
         sd_step_metrics metrics = {.size = sizeof metrics};
         assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, &metrics), SD_OK);

@@ -137,7 +137,7 @@ static void test_wrong_batches(void **state) {
     assert_non_null(strstr(sd_last_error(), "image 0"));
     sd_image nothing = {NULL, 0, 0, 0, 3, SD_PIXEL_U8};
     assert_int_equal(sd_pretrainer_step(trainer, &nothing, 1, NULL), SD_ERR_ARGUMENT);
-    sd_crop_batch crops = {4, 3, 20, 8, 3, (const float *)(const void *)images, NULL};
+    sd_crop_batch crops = {4, 3, 20, 8, 3, (const float *)(const void *)images, NULL, NULL};
     assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, NULL), SD_ERR_MISMATCH);
     crops.global_size = 16;
     assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, NULL), SD_ERR_ARGUMENT);
@@ -170,7 +170,7 @@ static void test_nan_guard(void **state) {
     for (size_t i = 0; i < sizeof crops_of_nan / sizeof *crops_of_nan; i++)
         crops_of_nan[i] = 0.1f * (float)(i % 13);
     crops_of_nan[700] = NAN;
-    sd_crop_batch crops = {8, 3, 16, 8, 3, crops_of_nan, crops_of_nan + 8 * 3 * 2 * 16 * 16};
+    sd_crop_batch crops = {8, 3, 16, 8, 3, crops_of_nan, crops_of_nan + 8 * 3 * 2 * 16 * 16, NULL};
     assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, NULL), SD_ERR_NUMERIC);
     crops_of_nan[700] = INFINITY;
     assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, NULL), SD_ERR_NUMERIC);
@@ -424,7 +424,7 @@ static void test_collapse(void **state) {
     static float ones[8 * 3 * (2 * 16 * 16 + 3 * 8 * 8)];
     for (size_t i = 0; i < sizeof ones / sizeof *ones; i++)
         ones[i] = 1.0f;
-    sd_crop_batch crops = {8, 3, 16, 8, 3, ones, ones + 8 * 3 * 2 * 16 * 16};
+    sd_crop_batch crops = {8, 3, 16, 8, 3, ones, ones + 8 * 3 * 2 * 16 * 16, NULL};
     for (int i = 0; i < 25; i++) {
         sd_step_metrics metrics = {.size = sizeof metrics};
         assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, &metrics), SD_OK);
