@@ -69,6 +69,7 @@ static void take_recorded(const sd_weights *weights, sd_model_config *c) {
     recorded_integer(weights, "model.heads", &c->heads);
     recorded_integer(weights, "model.interpolate_antialias", &c->interpolate_antialias);
     recorded_integer(weights, "model.drop_path_uniform", &c->drop_path_uniform);
+    recorded_integer(weights, "model.drop_path_subset", &c->drop_path_subset);
     recorded_integer(weights, "model.prototype_scale", &c->prototype_scale);
     recorded_real(weights, "model.mlp_ratio", &c->mlp_ratio);
     recorded_real(weights, "model.drop_path", &c->drop_path);
@@ -116,7 +117,7 @@ static double ratio_of(uint64_t hidden, int32_t dim) {
 
 /* w3: dim x hidden, hidden being 2/3 of mlp_ratio*dim rounded up to a multiple of 8. */
 static uint64_t swiglu_hidden(double ratio, int32_t dim) {
-    return ((uint64_t)((double)(uint64_t)(ratio * dim) * 2.0 / 3.0) + 7) / 8 * 8;
+    return ((uint64_t)(ratio * dim) * 2 / 3 + 7) / 8 * 8;
 }
 
 static sd_status infer_feed_forward(const sd_weights *weights, sd_model_config *c) {

@@ -10,7 +10,7 @@
 
 #define TEXT_MAX 64
 
-enum { SETTINGS = 12 };
+enum { SETTINGS = 13 };
 
 /* The tensors of the file, and what has to be made for them. */
 typedef struct content {
@@ -143,6 +143,7 @@ static size_t fill_metadata(const sd_model_config *c, sd_metadata *metadata, cha
     INTEGER(heads);
     INTEGER(interpolate_antialias);
     INTEGER(drop_path_uniform);
+    INTEGER(drop_path_subset);
     INTEGER(prototype_scale);
     REAL(mlp_ratio);
     REAL(drop_path);
