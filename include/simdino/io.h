@@ -3,9 +3,9 @@
  * The simple level turns a checkpoint of this family into a model and back: sd_model_load_weights() and
  * sd_model_save_weights(). The level below it opens any file of tensors and reads one after the other.
  *
- * Nothing in a file is believed: sizes, offsets and counts are held against the file before memory is taken for them, and
- * nothing is ever executed. A pickle (.pth, .pt) is read by a machine that knows tensors, plain containers, numbers and
- * text; all other objects in it are skipped.
+ * Nothing in a file is believed: sizes, offsets and counts are held against the file before memory is taken for them,
+ * and nothing is ever executed. A pickle (.pth, .pt) is read by a machine that knows tensors, plain containers, numbers
+ * and text; all other objects in it are skipped.
  */
 #ifndef SIMDINO_IO_H
 #define SIMDINO_IO_H
@@ -54,16 +54,16 @@ typedef enum sd_tensor_file_form {
 #define SD_STORED_DIMENSIONS 8
 
 typedef struct sd_stored_tensor {
-    size_t size;      /* set by the caller to sizeof(sd_stored_tensor) */
-    /* Keys of nested dictionaries and places in lists are joined by '/': "teacher/backbone.norm.weight". The array of an
-     * .npy file is called "array". Belongs to the file. */
+    size_t size; /* set by the caller to sizeof(sd_stored_tensor) */
+    /* Keys of nested dictionaries and places in lists are joined by '/': "teacher/backbone.norm.weight". The array of
+     * an .npy file is called "array". Belongs to the file. */
     const char *name;
-    int32_t dtype;    /* sd_dtype */
+    int32_t dtype; /* sd_dtype */
     int32_t dimensions;
     int64_t shape[SD_STORED_DIMENSIONS];
-    uint64_t count;   /* of elements */
-    uint64_t bytes;   /* that they take in the file, unpacked; 0 for numbers */
-    double number;    /* of SD_DTYPE_NUMBER */
+    uint64_t count; /* of elements */
+    uint64_t bytes; /* that they take in the file, unpacked; 0 for numbers */
+    double number;  /* of SD_DTYPE_NUMBER */
 } sd_stored_tensor;
 
 /* An open file. A const one may be read by many threads at once. */
@@ -87,8 +87,8 @@ SD_API const char *sd_tensor_file_metadata(const sd_tensor_file *file, const cha
 
 /* The elements as float, row-major, info.count of them; a number (SD_DTYPE_NUMBER) gives one. Contiguous tensors are
  * streamed; a strided one takes memory for the part of its storage that it spans.
- * Errors: SD_ERR_ARGUMENT, SD_ERR_UNSUPPORTED (SD_DTYPE_OTHER), SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_MEMORY;
- * `out` is undefined then. */
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_UNSUPPORTED (SD_DTYPE_OTHER), SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM,
+ * SD_ERR_MEMORY; `out` is undefined then. */
 SD_API sd_status sd_tensor_file_read(const sd_tensor_file *file, size_t index, float *out);
 
 /* One array to be written. */
@@ -100,26 +100,26 @@ typedef struct sd_tensor_data {
     const void *data; /* row-major */
 } sd_tensor_data;
 
-/* Writes a file of the form that the ending of `path` names: .safetensors, .npz, or .npy for exactly one array (its name is
- * not kept). The file is written under a temporary name, synced and renamed.
+/* Writes a file of the form that the ending of `path` names: .safetensors, .npz, or .npy for exactly one array (its
+ * name is not kept). The file is written under a temporary name, synced and renamed.
  *   compress  1: the arrays of an .npz are deflated; else they are stored, as features and weights do not compress
  * Errors: SD_ERR_ARGUMENT (another ending, names given twice, ...), SD_ERR_IO, SD_ERR_MEMORY. */
-SD_API sd_status sd_tensor_file_write(sd_context *context, const char *path, const sd_tensor_data *tensors, size_t count,
-                                      int32_t compress);
+SD_API sd_status sd_tensor_file_write(sd_context *context, const char *path, const sd_tensor_data *tensors,
+                                      size_t count, int32_t compress);
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
 /* By which names a file calls the tensors of a network. */
 typedef enum sd_names {
-    SD_NAMES_NATIVE = 0,       /* as in this library: "backbone.blocks.0.norm1.weight", "head.mlp.0.weight" */
-    SD_NAMES_OFFICIAL = 1,     /* DINO, DINOv2, SimDINO, SimDINOv2 */
-    SD_NAMES_TIMM = 2,         /* vit_*_patch*_dinov2, vit_*_patch*.dino */
-    SD_NAMES_HUGGING_FACE = 3  /* Dinov2Model, Dinov2WithRegistersModel, ViTModel */
+    SD_NAMES_NATIVE = 0,      /* as in this library: "backbone.blocks.0.norm1.weight", "head.mlp.0.weight" */
+    SD_NAMES_OFFICIAL = 1,    /* DINO, DINOv2, SimDINO, SimDINOv2 */
+    SD_NAMES_TIMM = 2,        /* vit_*_patch*_dinov2, vit_*_patch*.dino */
+    SD_NAMES_HUGGING_FACE = 3 /* Dinov2Model, Dinov2WithRegistersModel, ViTModel */
 } sd_names;
 
 typedef struct sd_weights_options {
     size_t size;
-    int32_t heads;    /* of the attention, which files do not tell; 0 (default): as recorded in our own files, else dim/64 */
+    int32_t heads;    /* of the attention, which no tensor tells; 0 (default): as our own files record, else dim/64 */
     int32_t student;  /* 1: of a file that holds both, the student; default 0: the teacher */
     int32_t strict;   /* 1 (default): missing, unexpected or mis-shaped tensors are an error; 0: they are reported */
     int32_t backbone; /* 1: heads are left out, as if they were not in the file; default 0 */
@@ -131,49 +131,49 @@ SD_API void sd_weights_options_init(sd_weights_options *options);
 
 /* What was found in a file, tensor by tensor of the model. */
 typedef struct sd_weights_report {
-    size_t size;          /* set by the caller to sizeof(sd_weights_report) */
-    int32_t format;       /* sd_tensor_file_form */
-    int32_t names;        /* sd_names; our own checkpoints are SD_NAMES_NATIVE */
-    int32_t student;      /* 1: the student was taken */
-    int32_t loaded;       /* tensors of the model that were read */
-    int32_t missing;      /* tensors of the model that the file lacks: they keep their initial values */
-    int32_t unexpected;   /* tensors of the file's part that have no place in the model */
-    int32_t mismatched;   /* tensors of another shape than the model's: not read */
+    size_t size;        /* set by the caller to sizeof(sd_weights_report) */
+    int32_t format;     /* sd_tensor_file_form */
+    int32_t names;      /* sd_names; our own checkpoints are SD_NAMES_NATIVE */
+    int32_t student;    /* 1: the student was taken */
+    int32_t loaded;     /* tensors of the model that were read */
+    int32_t missing;    /* tensors of the model that the file lacks: they keep their initial values */
+    int32_t unexpected; /* tensors of the file's part that have no place in the model */
+    int32_t mismatched; /* tensors of another shape than the model's: not read */
     int32_t reserved;
     char text[SD_WEIGHTS_TEXT]; /* one line for each of the three kinds, with the first names; "" when all fits */
 } sd_weights_report;
 
 /* The configuration of the network in a file, inferred from the names and shapes of its tensors: widths, depth, patch,
- * channels, position grid, registers, mask token, SwiGLU, LayerScale, norm of queries and keys, heads' widths, prototypes.
- * What no tensor tells: attention heads (see options); the position embedding's interpolation, which follows the published
- * convention (with registers: antialiased, offset 0; without: offset 0.1); stochastic depth (default). Files that this
- * library wrote tell all of it.
+ * channels, position grid, registers, mask token, SwiGLU, LayerScale, norm of queries and keys, heads' widths,
+ * prototypes. What no tensor tells: attention heads (see options); the position embedding's interpolation, which
+ * follows the published convention (with registers: antialiased, offset 0; without: offset 0.1); stochastic depth
+ * (default). Safetensors files that this library wrote tell all of it.
  * `config->size` is set by the caller; options may be NULL.
- * Errors: SD_ERR_ARGUMENT, SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_MISMATCH (no network of this family in it, or
- * a form that this library does not know; names the tensor), SD_ERR_UNSUPPORTED, SD_ERR_MEMORY. */
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_MISMATCH (no network of this family in it,
+ * or a form that this library does not know; names the tensor), SD_ERR_UNSUPPORTED, SD_ERR_MEMORY. */
 SD_API sd_status sd_weights_config(sd_context *context, const char *path, const sd_weights_options *options,
                                    sd_model_config *config);
 
 /* Makes the model of that configuration and reads its weights. Needs little more memory than the model.
- * Files read: those of sd_tensor_file_open, with official DINO, DINOv2, SimDINO and SimDINOv2 names (blocks in chunks or
- * not; "module.", "_orig_mod.", "backbone." and containers such as "teacher" or "model" in front), timm's, Hugging Face's,
- * and our own checkpoints. options and report may be NULL.
+ * Files read: those of sd_tensor_file_open, with official DINO, DINOv2, SimDINO and SimDINOv2 names (blocks in chunks
+ * or not; "module.", "_orig_mod.", "backbone." and containers such as "teacher" or "model" in front), timm's, Hugging
+ * Face's, and our own checkpoints. options and report may be NULL.
  * Errors: as above; SD_ERR_MISMATCH also when strict and the report is not clean. The report is filled then too. */
 SD_API sd_status sd_model_load_weights(sd_context *context, const char *path, const sd_weights_options *options,
                                        sd_model **model, sd_weights_report *report);
 
-/* Reads weights into a model that exists, whose configuration may differ from the file's: with strict 0 what fits is taken,
- * and all else keeps its value. options->heads is ignored. When it fails the parameters are undefined.
+/* Reads weights into a model that exists, whose configuration may differ from the file's: with strict 0 what fits is
+ * taken, and all else keeps its value. options->heads is ignored. When it fails the parameters are undefined.
  * Errors: as above. */
 SD_API sd_status sd_model_read_weights(sd_model *model, const char *path, const sd_weights_options *options,
                                        sd_weights_report *report);
 
-/* Writes a model's weights under the given names, as float32, so that the file loads in the code that uses those names; the
- * ending of `path` chooses .safetensors or .npz.
+/* Writes a model's weights under the given names, as float32, so that the file loads in the code that uses those names;
+ * the ending of `path` chooses .safetensors or .npz.
  *   with_heads  1: projection heads too (SD_NAMES_NATIVE and SD_NAMES_OFFICIAL, whose names then begin with "backbone.",
  *               "head." or "dino_head.", "ibot_head."); 0: the backbone alone, under bare names except with NATIVE
- * Errors: SD_ERR_ARGUMENT (the ending; heads under names that have none), SD_ERR_UNSUPPORTED (a form of network that has no
- * such names), SD_ERR_IO, SD_ERR_MEMORY. */
+ * Errors: SD_ERR_ARGUMENT (the ending; heads under names that have none), SD_ERR_UNSUPPORTED (a form of network that
+ * has no such names), SD_ERR_IO, SD_ERR_MEMORY. */
 SD_API sd_status sd_model_save_weights(const sd_model *model, const char *path, sd_names names, int32_t with_heads);
 
 #ifdef __cplusplus

@@ -8,21 +8,33 @@ static const struct {
     const char *name, *safetensors;
     size_t size;
 } types[] = {
-    [SD_DTYPE_F32] = {"float32", "F32", 4},          [SD_DTYPE_F64] = {"float64", "F64", 8},
-    [SD_DTYPE_F16] = {"float16", "F16", 2},          [SD_DTYPE_BF16] = {"bfloat16", "BF16", 2},
-    [SD_DTYPE_I8] = {"int8", "I8", 1},               [SD_DTYPE_I16] = {"int16", "I16", 2},
-    [SD_DTYPE_I32] = {"int32", "I32", 4},            [SD_DTYPE_I64] = {"int64", "I64", 8},
-    [SD_DTYPE_U8] = {"uint8", "U8", 1},              [SD_DTYPE_U16] = {"uint16", "U16", 2},
-    [SD_DTYPE_U32] = {"uint32", "U32", 4},           [SD_DTYPE_U64] = {"uint64", "U64", 8},
-    [SD_DTYPE_BOOL] = {"bool", "BOOL", 1},           [SD_DTYPE_F8_E4M3] = {"float8_e4m3fn", "F8_E4M3", 1},
-    [SD_DTYPE_F8_E5M2] = {"float8_e5m2", "F8_E5M2", 1}, [SD_DTYPE_NUMBER] = {"number", "", 0},
+    [SD_DTYPE_F32] = {"float32", "F32", 4},
+    [SD_DTYPE_F64] = {"float64", "F64", 8},
+    [SD_DTYPE_F16] = {"float16", "F16", 2},
+    [SD_DTYPE_BF16] = {"bfloat16", "BF16", 2},
+    [SD_DTYPE_I8] = {"int8", "I8", 1},
+    [SD_DTYPE_I16] = {"int16", "I16", 2},
+    [SD_DTYPE_I32] = {"int32", "I32", 4},
+    [SD_DTYPE_I64] = {"int64", "I64", 8},
+    [SD_DTYPE_U8] = {"uint8", "U8", 1},
+    [SD_DTYPE_U16] = {"uint16", "U16", 2},
+    [SD_DTYPE_U32] = {"uint32", "U32", 4},
+    [SD_DTYPE_U64] = {"uint64", "U64", 8},
+    [SD_DTYPE_BOOL] = {"bool", "BOOL", 1},
+    [SD_DTYPE_F8_E4M3] = {"float8_e4m3fn", "F8_E4M3", 1},
+    [SD_DTYPE_F8_E5M2] = {"float8_e5m2", "F8_E5M2", 1},
+    [SD_DTYPE_NUMBER] = {"number", "", 0},
     [SD_DTYPE_OTHER] = {"other", "", 0},
 };
 enum { TYPES = sizeof types / sizeof types[0] };
 
-SD_API const char *sd_dtype_name(int32_t dtype) { return dtype >= 0 && dtype < TYPES ? types[dtype].name : "?"; }
+SD_API const char *sd_dtype_name(int32_t dtype) {
+    return dtype >= 0 && dtype < TYPES ? types[dtype].name : "?";
+}
 
-size_t sd_dtype_size(int32_t dtype) { return dtype >= 0 && dtype < TYPES ? types[dtype].size : 0; }
+size_t sd_dtype_size(int32_t dtype) {
+    return dtype >= 0 && dtype < TYPES ? types[dtype].size : 0;
+}
 
 int32_t sd_dtype_of_safetensors(const char *name) {
     for (int32_t i = 0; i < TYPES; i++)
@@ -58,7 +70,8 @@ static float small_float(uint32_t bits, unsigned exponent_bits, unsigned fractio
     if (exponent == largest) /* infinity, or NaN with its payload */
         return float_of_bits(sign << 31 | 0x7F800000u | fraction << (23 - fraction_bits));
     if (exponent > 0)
-        return float_of_bits(sign << 31 | (uint32_t)((int)exponent - bias + 127) << 23 | fraction << (23 - fraction_bits));
+        return float_of_bits(sign << 31 | (uint32_t)((int)exponent - bias + 127) << 23 |
+                             fraction << (23 - fraction_bits));
     float magnitude = ldexpf((float)fraction, 1 - bias - (int)fraction_bits);
     return sign ? -magnitude : magnitude;
 }

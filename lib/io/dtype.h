@@ -11,8 +11,8 @@ size_t sd_dtype_size(int32_t dtype);
 int32_t sd_dtype_of_safetensors(const char *name);
 const char *sd_dtype_safetensors_name(int32_t dtype);
 
-/* `count` elements at `source`, `stride` bytes from one to the next, little-endian or with their bytes `swapped`, to float:
- * rounded to nearest, beyond its range infinite. */
+/* `count` elements at `source`, `stride` bytes from one to the next, little-endian or with their bytes `swapped`, to
+ * float: rounded to nearest, beyond its range infinite. */
 void sd_dtype_to_float(int32_t dtype, bool swapped, const void *source, ptrdiff_t stride, size_t count, float *out);
 double sd_dtype_to_double(int32_t dtype, bool swapped, const void *source);
 

@@ -10,7 +10,9 @@ typedef struct pair {
     int piece;
 } pair;
 
+/* clang-format off */
 #define BOTH(theirs, ours, piece) {theirs ".weight", ours ".weight", piece}, {theirs ".bias", ours ".bias", piece}
+/* clang-format on */
 
 /* Hugging Face, outside of blocks. */
 static const pair hf_outside[] = {
@@ -167,7 +169,8 @@ bool sd_name_of_backbone(const sd_name_style *style, const char *name, char *out
     const char *rest = name + sizeof prefix - 1;
     if (!take_number(&rest, &block))
         return false;
-    take_number(&rest, &block); /* chunked: the first number was the chunk, the second is the block's of the whole network */
+    /* Chunked: the first number was the chunk, the second is that of the block in the whole network. */
+    take_number(&rest, &block);
     const pair *found = style->packed_swiglu ? find_theirs(timm_swiglu, COUNT(timm_swiglu), rest) : NULL;
     return print_block(out, "backbone.blocks.", block, found ? found->ours : rest);
 }
@@ -175,7 +178,8 @@ bool sd_name_of_backbone(const sd_name_style *style, const char *name, char *out
 bool sd_name_of_head(const char *name, char *out) {
     static const struct {
         const char *theirs, *ours;
-    } heads[] = {{"head.", "head."}, {"dino_head.", "head."}, {"ibot_head.", "patch_head."}, {"patch_head.", "patch_head."}};
+    } heads[] = {
+        {"head.", "head."}, {"dino_head.", "head."}, {"ibot_head.", "patch_head."}, {"patch_head.", "patch_head."}};
     for (size_t i = 0; i < COUNT(heads); i++) {
         size_t length = strlen(heads[i].theirs);
         if (strncmp(name, heads[i].theirs, length) != 0)
@@ -224,7 +228,8 @@ size_t sd_name_pieces(const sd_name_target *target, const char *native) {
                : 0;
 }
 
-static bool to_hugging_face(const sd_name_target *target, const char *native, const char *inside, size_t piece, char *out) {
+static bool to_hugging_face(const sd_name_target *target, const char *native, const char *inside, size_t piece,
+                            char *out) {
     uint64_t block;
     const char *rest = sd_name_block(native, &block);
     const pair *found = rest ? find_ours(hf_block, COUNT(hf_block), rest, piece)

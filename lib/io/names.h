@@ -14,8 +14,8 @@
  * name, with its zero. */
 void sd_name_unwrap(const char *name, char *out);
 
-/* If the unwrapped name ends in what the patch projection's weight is called: the bytes before that, *hugging_face tells by
- * which names; else SIZE_MAX. */
+/* If the unwrapped name ends in what the patch projection's weight is called: the bytes before that, *hugging_face
+ * tells by which names; else SIZE_MAX. */
 size_t sd_name_find_anchor(const char *name, bool *hugging_face);
 
 /* How the names of one file are to be read. */
@@ -24,8 +24,8 @@ typedef struct sd_name_style {
     bool packed_swiglu; /* timm: fc1 holds both halves, so that fc1 and fc2 are w12 and w3 */
 } sd_name_style;
 
-/* From a name within the backbone ("blocks.0.1.norm1.weight"), and from one beside it ("dino_head.mlp.0.weight"). False:
- * unknown. out: SD_NATIVE_NAME_MAX. */
+/* From a name within the backbone ("blocks.0.1.norm1.weight"), and from one beside it ("dino_head.mlp.0.weight").
+ * False: unknown. out: SD_NATIVE_NAME_MAX. */
 bool sd_name_of_backbone(const sd_name_style *style, const char *name, char *out, int *piece);
 bool sd_name_of_head(const char *name, char *out);
 /* The block of a native name and what follows "blocks.N."; NULL: it is of no block. */
@@ -35,7 +35,7 @@ const char *sd_name_block(const char *native, uint64_t *block);
 typedef struct sd_name_target {
     sd_names names;
     bool with_heads;
-    bool v2;            /* Dinov2Model rather than ViTModel; dino_head. rather than head. */
+    bool v2; /* Dinov2Model rather than ViTModel; dino_head. rather than head. */
 } sd_name_target;
 
 /* How many tensors a native one becomes: 1, or 3 for query, key and value; 0: it has no place there. */

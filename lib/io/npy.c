@@ -163,10 +163,10 @@ const char *sd_npy_parse(const char *header, size_t size, sd_npy *npy) {
         size_t length;
         if (!get_string(&text, &key, &length) || !take(&text, ":"))
             return "the header is damaged";
-        unsigned member = length == 5 && memcmp(key, "descr", 5) == 0            ? TYPE
+        unsigned member = length == 5 && memcmp(key, "descr", 5) == 0             ? TYPE
                           : length == 13 && memcmp(key, "fortran_order", 13) == 0 ? ORDER
-                          : length == 5 && memcmp(key, "shape", 5) == 0          ? SHAPE
-                                                                                 : 0;
+                          : length == 5 && memcmp(key, "shape", 5) == 0           ? SHAPE
+                                                                                  : 0;
         if (member == 0 || (seen & member))
             return member ? "a key is there twice" : "an unknown key";
         seen |= member;
@@ -204,10 +204,10 @@ const char *sd_npy_parse(const char *header, size_t size, sd_npy *npy) {
 /* ---- writing -------------------------------------------------------------------------------- */
 
 size_t sd_npy_print(const sd_tensor_data *tensor, char *out) {
-    static const char *const names[] = {[SD_DTYPE_F32] = "<f4", [SD_DTYPE_F64] = "<f8", [SD_DTYPE_F16] = "<f2",
-                                        [SD_DTYPE_I8] = "|i1",  [SD_DTYPE_I16] = "<i2", [SD_DTYPE_I32] = "<i4",
-                                        [SD_DTYPE_I64] = "<i8", [SD_DTYPE_U8] = "|u1",  [SD_DTYPE_U16] = "<u2",
-                                        [SD_DTYPE_U32] = "<u4", [SD_DTYPE_U64] = "<u8", [SD_DTYPE_BOOL] = "|b1"};
+    static const char *const names[] = {
+        [SD_DTYPE_F32] = "<f4", [SD_DTYPE_F64] = "<f8", [SD_DTYPE_F16] = "<f2", [SD_DTYPE_I8] = "|i1",
+        [SD_DTYPE_I16] = "<i2", [SD_DTYPE_I32] = "<i4", [SD_DTYPE_I64] = "<i8", [SD_DTYPE_U8] = "|u1",
+        [SD_DTYPE_U16] = "<u2", [SD_DTYPE_U32] = "<u4", [SD_DTYPE_U64] = "<u8", [SD_DTYPE_BOOL] = "|b1"};
     size_t known = sizeof names / sizeof names[0];
     const char *type = tensor->dtype >= 0 && (size_t)tensor->dtype < known ? names[tensor->dtype] : NULL;
     if (!type)

@@ -111,16 +111,16 @@ static sd_status get_line(sd_pickle *pickle, sd_pickle_text *line) {
 /* ---- stack ----------------------------------------------------------------------------------- */
 
 static sd_status push_id(sd_pickle *p, sd_pickle_id id) {
-    sd_status status = sd_pickle_grow(p, &p->stack, &p->stack_room, p->stack_count, sizeof *p->stack,
-                                      SD_PICKLE_VALUES_MAX);
+    sd_status status =
+        sd_pickle_grow(p, &p->stack, &p->stack_room, p->stack_count, sizeof *p->stack, SD_PICKLE_VALUES_MAX);
     if (status == SD_OK)
         p->stack[p->stack_count++] = id;
     return status;
 }
 
 static sd_status make(sd_pickle *p, sd_pickle_value value, sd_pickle_id *id) {
-    sd_status status = sd_pickle_grow(p, &p->values, &p->value_room, p->value_count, sizeof *p->values,
-                                      SD_PICKLE_VALUES_MAX);
+    sd_status status =
+        sd_pickle_grow(p, &p->values, &p->value_room, p->value_count, sizeof *p->values, SD_PICKLE_VALUES_MAX);
     if (status != SD_OK)
         return status;
     *id = (sd_pickle_id)p->value_count;
@@ -157,8 +157,8 @@ static sd_status pop_mark(sd_pickle *p, size_t *place) {
 /* ---- containers ------------------------------------------------------------------------------ */
 
 static sd_status append(sd_pickle *p, sd_pickle_id container, sd_pickle_id key, sd_pickle_id value) {
-    sd_status status = sd_pickle_grow(p, &p->cells, &p->cell_room, p->cell_count, sizeof *p->cells,
-                                      SD_PICKLE_VALUES_MAX);
+    sd_status status =
+        sd_pickle_grow(p, &p->cells, &p->cell_room, p->cell_count, sizeof *p->cells, SD_PICKLE_VALUES_MAX);
     if (status != SD_OK)
         return status;
     uint32_t cell = (uint32_t)p->cell_count++;
@@ -202,7 +202,8 @@ static sd_status fill(sd_pickle *p, size_t place, sd_pickle_kind kind) {
     sd_status status = SD_OK;
     if (p->values[container].kind == kind)
         for (size_t i = place; status == SD_OK && i < p->stack_count; i += step)
-            status = step == 2 ? append(p, container, p->stack[i], p->stack[i + 1]) : append(p, container, 0, p->stack[i]);
+            status =
+                step == 2 ? append(p, container, p->stack[i], p->stack[i + 1]) : append(p, container, 0, p->stack[i]);
     p->stack_count = place;
     return status;
 }
@@ -215,8 +216,8 @@ static sd_status remember(sd_pickle *p, uint64_t place) {
     if (place > p->at) /* picklers number them from 0, so that there are fewer than bytes */
         return sd_pickle_fail(p, "a memo far beyond the others");
     while (p->memo_room <= place) {
-        sd_status status = sd_pickle_grow(p, &p->memo, &p->memo_room, p->memo_room, sizeof *p->memo,
-                                          SD_PICKLE_BYTES_MAX + 1);
+        sd_status status =
+            sd_pickle_grow(p, &p->memo, &p->memo_room, p->memo_room, sizeof *p->memo, SD_PICKLE_BYTES_MAX + 1);
         if (status != SD_OK)
             return status;
     }
@@ -337,8 +338,8 @@ static sd_status build(sd_pickle *p) {
 }
 
 static sd_status set_mark(sd_pickle *p) {
-    sd_status status = sd_pickle_grow(p, &p->marks, &p->mark_room, p->mark_count, sizeof *p->marks,
-                                      SD_PICKLE_VALUES_MAX);
+    sd_status status =
+        sd_pickle_grow(p, &p->marks, &p->mark_room, p->mark_count, sizeof *p->marks, SD_PICKLE_VALUES_MAX);
     if (status == SD_OK)
         p->marks[p->mark_count++] = p->stack_count;
     return status;
@@ -352,12 +353,9 @@ static sd_status marked(sd_pickle *p, unsigned char opcode) {
         return status;
     switch (opcode) {
     case 't': /* TUPLE */
-    case 'l': /* LIST */
-        return push_list(p, place);
-    case 'e': /* APPENDS */
-        return fill(p, place, SD_PICKLE_LIST);
-    case 'u': /* SETITEMS */
-        return fill(p, place, SD_PICKLE_DICT);
+    case 'l': return push_list(p, place);            /* LIST */
+    case 'e': return fill(p, place, SD_PICKLE_LIST); /* APPENDS */
+    case 'u': return fill(p, place, SD_PICKLE_DICT); /* SETITEMS */
     case 'd': { /* DICT */
         sd_pickle_id dict;
         if ((p->stack_count - place) % 2 != 0)
@@ -368,14 +366,11 @@ static sd_status marked(sd_pickle *p, unsigned char opcode) {
         p->stack_count = place;
         return status == SD_OK ? push_id(p, dict) : status;
     }
-    case 0x90: /* ADDITEMS to a set */
-        p->stack_count = place;
-        return SD_OK;
     case 0x91: /* FROZENSET */
     case 'o':  /* OBJ */
         p->stack_count = place;
         return push(p, (sd_pickle_value){.kind = SD_PICKLE_SKIPPED});
-    default: /* '1', POP_MARK */
+    default: /* POP_MARK, and ADDITEMS to a set */
         p->stack_count = place;
         return SD_OK;
     }

@@ -1,9 +1,9 @@
-/* A machine for pickles that makes no objects and calls nothing: it knows containers, numbers, text, and what PyTorch puts
- * into checkpoints (storages, tensors, parameters, NumPy scalars). All else becomes a value of kind SD_PICKLE_SKIPPED, and
- * what is done to such a value is passed over.
+/* A machine for pickles that makes no objects and calls nothing: it knows containers, numbers, text, and what PyTorch
+ * puts into checkpoints (storages, tensors, parameters, NumPy scalars). All else becomes a value of kind
+ * SD_PICKLE_SKIPPED, and what is done to such a value is passed over.
  *
- * Python's pickletools.py documents the opcodes (protocols 2 to 5). Values are numbered; containers may hold each other in
- * any way, cycles too: who walks through them must count his steps. */
+ * Python's pickletools.py documents the opcodes (protocols 2 to 5). Values are numbered; containers may hold each other
+ * in any way, cycles too: who walks through them must count his steps. */
 #ifndef SD_IO_PICKLE_H
 #define SD_IO_PICKLE_H
 
@@ -11,7 +11,7 @@
 #include "io/file.h"
 #include <simdino/io.h>
 
-#define SD_PICKLE_BYTES_MAX ((uint64_t)64 << 20) /* published checkpoints: below 1 MB */
+#define SD_PICKLE_BYTES_MAX  ((uint64_t)64 << 20) /* published checkpoints: below 1 MB */
 #define SD_PICKLE_VALUES_MAX ((size_t)1 << 24)
 
 typedef enum sd_pickle_kind {
@@ -34,15 +34,15 @@ typedef enum sd_pickle_kind {
 typedef uint32_t sd_pickle_id; /* the place of a value */
 
 typedef struct sd_pickle_text {
-    size_t at;         /* in the pickle's bytes */
+    size_t at; /* in the pickle's bytes */
     size_t length;
 } sd_pickle_text;
 
 typedef struct sd_pickle_value {
-    uint8_t kind;      /* sd_pickle_kind */
-    int8_t dtype;      /* of SD_PICKLE_GLOBAL and SD_PICKLE_DTYPE */
-    bool swapped;      /* SD_PICKLE_DTYPE: big-endian */
-    uint8_t global;    /* which one */
+    uint8_t kind;   /* sd_pickle_kind */
+    int8_t dtype;   /* of SD_PICKLE_GLOBAL and SD_PICKLE_DTYPE */
+    bool swapped;   /* SD_PICKLE_DTYPE: big-endian */
+    uint8_t global; /* which one */
     union {
         int64_t integer;
         double real;
@@ -61,10 +61,10 @@ typedef struct sd_pickle_cell {
 
 typedef struct sd_pickle_storage {
     sd_pickle_text key;
-    int32_t dtype;     /* SD_DTYPE_OTHER: it cannot be read */
-    bool untyped;      /* `elements` counts bytes, and the tensor tells its type */
+    int32_t dtype; /* SD_DTYPE_OTHER: it cannot be read */
+    bool untyped;  /* `elements` counts bytes, and the tensor tells its type */
     uint64_t elements;
-    uint64_t start;    /* element of the storage that counts as the first one */
+    uint64_t start; /* element of the storage that counts as the first one */
 } sd_pickle_storage;
 
 typedef struct sd_pickle_tensor {
@@ -85,7 +85,7 @@ typedef struct sd_pickle {
 
     sd_pickle_value *values;
     size_t value_count, value_room;
-    sd_pickle_cell *cells;      /* 0 is not used */
+    sd_pickle_cell *cells; /* 0 is not used */
     size_t cell_count, cell_room;
     sd_pickle_storage *storages;
     size_t storage_count, storage_room;
@@ -101,8 +101,8 @@ typedef struct sd_pickle {
 void sd_pickle_init(sd_pickle *pickle, sd_context *context, const char *path, const sd_input_file *input,
                     uint64_t position);
 void sd_pickle_clear(sd_pickle *pickle);
-/* Runs to the next STOP, whose value is *root. Values of a former run stay, so that several pickles may follow each other;
- * the memo does not.
+/* Runs to the next STOP, whose value is *root. Values of a former run stay, so that several pickles may follow each
+ * other; the memo does not.
  * Errors: SD_ERR_FORMAT (names the byte), SD_ERR_UNSUPPORTED (an opcode), SD_ERR_IO, SD_ERR_MEMORY. */
 sd_status sd_pickle_run(sd_pickle *pickle, sd_pickle_id *root);
 

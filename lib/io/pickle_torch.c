@@ -6,16 +6,16 @@
 
 typedef enum known_global {
     GLOBAL_NONE,
-    GLOBAL_DICT,             /* collections.OrderedDict, defaultdict, dict */
-    GLOBAL_SEQUENCE,         /* torch.Size, list, tuple */
-    GLOBAL_TENSOR,           /* torch._utils._rebuild_tensor, _v2, _v3: storage, offset, shape, strides, ... */
-    GLOBAL_PARAMETER,        /* the first argument is the tensor */
-    GLOBAL_FROM_TYPE,        /* function, type, arguments, state */
-    GLOBAL_STORAGE,          /* torch.FloatStorage, ... */
-    GLOBAL_ELEMENT_TYPE,     /* torch.float32, ... */
+    GLOBAL_DICT,         /* collections.OrderedDict, defaultdict, dict */
+    GLOBAL_SEQUENCE,     /* torch.Size, list, tuple */
+    GLOBAL_TENSOR,       /* torch._utils._rebuild_tensor, _v2, _v3: storage, offset, shape, strides, ... */
+    GLOBAL_PARAMETER,    /* the first argument is the tensor */
+    GLOBAL_FROM_TYPE,    /* function, type, arguments, state */
+    GLOBAL_STORAGE,      /* torch.FloatStorage, ... */
+    GLOBAL_ELEMENT_TYPE, /* torch.float32, ... */
     GLOBAL_NUMPY_SCALAR,
     GLOBAL_NUMPY_TYPE,
-    GLOBAL_ENCODE            /* _codecs.encode(text, "latin1") */
+    GLOBAL_ENCODE /* _codecs.encode(text, "latin1") */
 } known_global;
 
 #define UNTYPED (-2)
@@ -79,8 +79,8 @@ static bool text_is(const sd_pickle *p, sd_pickle_text text, const char *wanted)
 void sd_pickle_find_global(const sd_pickle *p, sd_pickle_text module, sd_pickle_text name, sd_pickle_value *value) {
     for (size_t i = 0; i < sizeof globals / sizeof globals[0]; i++)
         if (text_is(p, module, globals[i].module) && text_is(p, name, globals[i].name)) {
-            *value = (sd_pickle_value){
-                .kind = SD_PICKLE_GLOBAL, .global = globals[i].global, .dtype = globals[i].dtype};
+            *value =
+                (sd_pickle_value){.kind = SD_PICKLE_GLOBAL, .global = globals[i].global, .dtype = globals[i].dtype};
             return;
         }
     size_t length = name.length, ending = strlen("Storage");
@@ -131,8 +131,8 @@ sd_status sd_pickle_persistent(sd_pickle *p, sd_pickle_id identity, sd_pickle_va
         storage.untyped = true;
         storage.dtype = SD_DTYPE_U8;
     }
-    sd_status status = sd_pickle_grow(p, &p->storages, &p->storage_room, p->storage_count, sizeof *p->storages,
-                                      SD_PICKLE_VALUES_MAX);
+    sd_status status =
+        sd_pickle_grow(p, &p->storages, &p->storage_room, p->storage_count, sizeof *p->storages, SD_PICKLE_VALUES_MAX);
     if (status != SD_OK)
         return status;
     *value = (sd_pickle_value){.kind = SD_PICKLE_STORAGE, .integer = (int64_t)p->storage_count};
@@ -173,8 +173,8 @@ static sd_status make_tensor(sd_pickle *p, sd_pickle_id arguments, sd_pickle_val
         tensor.dtype = a[6]->dtype;
     else if (storage->untyped)
         tensor.dtype = SD_DTYPE_OTHER;
-    sd_status status = sd_pickle_grow(p, &p->tensors, &p->tensor_room, p->tensor_count, sizeof *p->tensors,
-                                      SD_PICKLE_VALUES_MAX);
+    sd_status status =
+        sd_pickle_grow(p, &p->tensors, &p->tensor_room, p->tensor_count, sizeof *p->tensors, SD_PICKLE_VALUES_MAX);
     if (status != SD_OK)
         return status;
     *result = (sd_pickle_value){.kind = SD_PICKLE_TENSOR, .integer = (int64_t)p->tensor_count};
@@ -217,7 +217,8 @@ static void make_scalar(const sd_pickle *p, sd_pickle_id arguments, sd_pickle_va
         bytes[count++] = byte;
     }
     if (count > 0 && count == sd_dtype_size(a[0]->dtype))
-        *result = (sd_pickle_value){.kind = SD_PICKLE_FLOAT, .real = sd_dtype_to_double(a[0]->dtype, a[0]->swapped, bytes)};
+        *result =
+            (sd_pickle_value){.kind = SD_PICKLE_FLOAT, .real = sd_dtype_to_double(a[0]->dtype, a[0]->swapped, bytes)};
 }
 
 /* OrderedDict() or OrderedDict([[key, value], ...]) as Python 2 wrote it. */
@@ -230,8 +231,8 @@ static sd_status make_dict(sd_pickle *p, sd_pickle_id arguments, sd_pickle_value
         if (first_of(p, p->cells[cell].value, pair, 2) != 2)
             return sd_pickle_fail(p, "a dictionary of something else than pairs");
         sd_pickle_id key = (sd_pickle_id)(pair[0] - p->values), value = (sd_pickle_id)(pair[1] - p->values);
-        sd_status status = sd_pickle_grow(p, &p->cells, &p->cell_room, p->cell_count, sizeof *p->cells,
-                                          SD_PICKLE_VALUES_MAX);
+        sd_status status =
+            sd_pickle_grow(p, &p->cells, &p->cell_room, p->cell_count, sizeof *p->cells, SD_PICKLE_VALUES_MAX);
         if (status != SD_OK)
             return status;
         uint32_t added = (uint32_t)p->cell_count++;

@@ -1,4 +1,5 @@
-/* The reader trusts nothing: the header is parsed strictly, and all its numbers are held against the size of the file. */
+/* The reader trusts nothing: the header is parsed strictly, and all its numbers are held against the size of the file.
+ * */
 #include "io/checksum.h"
 #include "io/dtype.h"
 #include "io/file.h"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE ((size_t)1 << 18)
+#define PIECE        ((size_t)1 << 18)
 #define EXPANDED_MAX ((uint64_t)1 << 28) /* elements of a tensor that repeats those of its storage */
 
 /* ---- what all forms need --------------------------------------------------------------------- */
@@ -16,7 +16,8 @@ void sd_stored_set_strides(sd_stored *tensor, bool fortran) {
     for (size_t i = 0; i < tensor->dimensions; i++) {
         size_t axis = fortran ? i : tensor->dimensions - 1 - i;
         tensor->stride[axis] = stride;
-        stride *= tensor->shape[axis] > 0 ? tensor->shape[axis] : 1; /* without zeros it may wrap: nothing is read then */
+        if (tensor->shape[axis] > 0) /* what is empty may wrap around here: it is not read */
+            stride *= tensor->shape[axis];
     }
 }
 
@@ -26,12 +27,13 @@ sd_status sd_stored_check(const sd_tensor_file *file, sd_stored *tensor) {
     uint64_t size = sd_dtype_size(tensor->dtype), last = 0, reach, end;
     tensor->count = 1;
     for (size_t i = 0; i < tensor->dimensions; i++)
-        SD_REQUIRE(tensor->shape[i] <= INT64_MAX && !__builtin_mul_overflow(tensor->count, tensor->shape[i], &tensor->count),
+        SD_REQUIRE(tensor->shape[i] <= INT64_MAX &&
+                       !__builtin_mul_overflow(tensor->count, tensor->shape[i], &tensor->count),
                    SD_ERR_FORMAT, "%s: tensor %.300s is too large", path, tensor->name);
     if (tensor->dtype == SD_DTYPE_OTHER)
         return SD_OK; /* it is not read */
-    SD_REQUIRE(!__builtin_mul_overflow(tensor->count, size, &tensor->bytes) && tensor->bytes <= INT64_MAX, SD_ERR_FORMAT,
-               "%s: tensor %.300s is too large", path, tensor->name);
+    SD_REQUIRE(!__builtin_mul_overflow(tensor->count, size, &tensor->bytes) && tensor->bytes <= INT64_MAX,
+               SD_ERR_FORMAT, "%s: tensor %.300s is too large", path, tensor->name);
     if (tensor->count == 0)
         return SD_OK;
     bool fits = true;
@@ -40,8 +42,8 @@ sd_status sd_stored_check(const sd_tensor_file *file, sd_stored *tensor) {
                !__builtin_add_overflow(last, reach, &last);
     fits = fits && !__builtin_mul_overflow(last, size, &end) && !__builtin_add_overflow(end, tensor->first, &end) &&
            !__builtin_add_overflow(end, size, &end) && end <= storage->bytes;
-    SD_REQUIRE(fits, SD_ERR_FORMAT, "%s: tensor %.300s reaches beyond its storage %.200s of %llu bytes", path, tensor->name,
-               storage->name, (unsigned long long)storage->bytes);
+    SD_REQUIRE(fits, SD_ERR_FORMAT, "%s: tensor %.300s reaches beyond its storage %.200s of %llu bytes", path,
+               tensor->name, storage->name, (unsigned long long)storage->bytes);
     SD_REQUIRE(tensor->count <= EXPANDED_MAX || tensor->count <= storage->bytes / size, SD_ERR_FORMAT,
                "%s: tensor %.300s has %llu elements, its storage %.200s only %llu bytes", path, tensor->name,
                (unsigned long long)tensor->count, storage->name, (unsigned long long)storage->bytes);
@@ -190,9 +192,13 @@ SD_API void sd_tensor_file_close(sd_tensor_file *file) {
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
-SD_API int32_t sd_tensor_file_format(const sd_tensor_file *file) { return file ? file->form : -1; }
+SD_API int32_t sd_tensor_file_format(const sd_tensor_file *file) {
+    return file ? file->form : -1;
+}
 
-SD_API size_t sd_tensor_file_count(const sd_tensor_file *file) { return file ? file->count : 0; }
+SD_API size_t sd_tensor_file_count(const sd_tensor_file *file) {
+    return file ? file->count : 0;
+}
 
 SD_API sd_status sd_tensor_file_info(const sd_tensor_file *file, size_t index, sd_stored_tensor *info) {
     SD_REQUIRE(file && info, SD_ERR_ARGUMENT, "%s is NULL", file ? "info" : "file");
@@ -235,7 +241,8 @@ SD_API const char *sd_tensor_file_metadata(const sd_tensor_file *file, const cha
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Bytes of a storage from front to back. When a range reaches from its beginning to its end the checksum is compared. */
+/* Bytes of a storage from front to back. When a range reaches from its beginning to its end the checksum is compared.
+ * */
 typedef struct range_reader {
     const sd_tensor_file *file;
     const sd_storage *storage;
@@ -262,7 +269,8 @@ static sd_status range_begin(range_reader *reader, uint64_t first, uint64_t byte
     unsigned char head[512]; /* the header of an .npy array */
     reader->sums = storage->has_crc && first + bytes == storage->bytes && first <= 1 << 17;
     while (reader->sums && status == SD_OK && reader->at < first)
-        status = range_read(reader, head, first - reader->at < sizeof head ? (size_t)(first - reader->at) : sizeof head);
+        status =
+            range_read(reader, head, first - reader->at < sizeof head ? (size_t)(first - reader->at) : sizeof head);
     if (status == SD_OK && reader->at < first)
         status = sd_unpacker_read(reader->unpacker, NULL, first - reader->at);
     return status;
@@ -357,7 +365,8 @@ SD_API sd_status sd_tensor_file_read(const sd_tensor_file *file, size_t index, f
     if (tensor->count == 0)
         return SD_OK;
     range_reader reader = {.file = file, .storage = &file->storages[tensor->storage]};
-    sd_status status = is_contiguous(tensor) ? read_contiguous(&reader, tensor, out) : read_strided(&reader, tensor, out);
+    sd_status status =
+        is_contiguous(tensor) ? read_contiguous(&reader, tensor, out) : read_strided(&reader, tensor, out);
     sd_unpacker_close(reader.unpacker);
     return status;
 }

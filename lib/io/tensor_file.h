@@ -15,7 +15,7 @@ typedef struct sd_storage {
     uint64_t packed_bytes; /* there */
     uint64_t bytes;        /* unpacked */
     bool deflated, has_crc;
-    uint32_t crc;          /* of all unpacked bytes */
+    uint32_t crc; /* of all unpacked bytes */
 } sd_storage;
 
 typedef struct sd_stored {
@@ -29,13 +29,13 @@ typedef struct sd_stored {
     uint64_t first; /* byte of the storage where element 0 is */
     uint64_t bytes; /* count times the size of an element */
     size_t storage;
-    double number;  /* of SD_DTYPE_NUMBER, which has no storage */
+    double number; /* of SD_DTYPE_NUMBER, which has no storage */
 } sd_stored;
 
 struct sd_tensor_file {
     sd_context *context;
     int32_t form;
-    sd_input_file *owned;        /* NULL for safetensors */
+    sd_input_file *owned; /* NULL for safetensors */
     const sd_input_file *input;
     sd_safetensors *safetensors; /* of that form, else NULL */
     sd_zip zip;
@@ -43,16 +43,16 @@ struct sd_tensor_file {
     size_t storage_count;
     sd_stored *tensors;
     size_t count;
-    size_t *by_name;             /* indices */
-    char *names;                 /* those that are not texts of the parts above */
+    size_t *by_name; /* indices */
+    char *names;     /* those that are not texts of the parts above */
 };
 
 /* Checks a tensor that has strides against its storage, and fills in its bytes. Errors: SD_ERR_FORMAT. */
 sd_status sd_stored_check(const sd_tensor_file *file, sd_stored *tensor);
 void sd_stored_set_strides(sd_stored *tensor, bool fortran); /* of one without gaps */
 
-/* The forms: each fills storages and tensors of a file whose `input` is open. What they leave when they fail is released by
- * sd_tensor_file_close. `npz.c`, `torch_file.c`. */
+/* The forms: each fills storages and tensors of a file whose `input` is open. What they leave when they fail is
+ * released by sd_tensor_file_close. `npz.c`, `torch_file.c`. */
 sd_status sd_npz_open(sd_tensor_file *file); /* file->zip is open */
 sd_status sd_npy_open(sd_tensor_file *file);
 sd_status sd_pth_open(sd_tensor_file *file); /* file->zip is open */

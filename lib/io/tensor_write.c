@@ -120,8 +120,8 @@ static bool ends_with(const char *text, const char *ending) {
     return length > wanted && strcmp(text + length - wanted, ending) == 0;
 }
 
-SD_API sd_status sd_tensor_file_write(sd_context *context, const char *path, const sd_tensor_data *tensors, size_t count,
-                                      int32_t compress) {
+SD_API sd_status sd_tensor_file_write(sd_context *context, const char *path, const sd_tensor_data *tensors,
+                                      size_t count, int32_t compress) {
     SD_REQUIRE(path, SD_ERR_ARGUMENT, "path is NULL");
     SD_REQUIRE(tensors || count == 0, SD_ERR_ARGUMENT, "tensors is NULL");
     SD_REQUIRE(compress == 0 || compress == 1, SD_ERR_ARGUMENT, "compress is %d: it must be 0 or 1", (int)compress);

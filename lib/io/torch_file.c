@@ -1,5 +1,5 @@
-/* PyTorch's files: a pickle that tells tensors, and their storages beside it. In the zip form each storage is a member of
- * its own; in the form before PyTorch 1.6 pickles and storages follow each other. */
+/* PyTorch's files: a pickle that tells tensors, and their storages beside it. In the zip form each storage is a member
+ * of its own; in the form before PyTorch 1.6 pickles and storages follow each other. */
 #include "io/checksum.h"
 #include "io/dtype.h"
 #include "io/json.h"
@@ -11,11 +11,11 @@
 #include <string.h>
 
 #define NAME_MAX_LENGTH ((size_t)1000)
-#define DEPTH_MAX 64
-#define TENSORS_MAX ((size_t)1 << 20)
-#define STEPS_MAX ((size_t)1 << 22)     /* values that are looked at, each as often as it is found */
-#define NAMES_MAX ((size_t)64 << 20)
-#define PICKLE_RATIO 64                 /* that a deflated pickle may unpack to, beyond the first MiB */
+#define DEPTH_MAX       64
+#define TENSORS_MAX     ((size_t)1 << 20)
+#define STEPS_MAX       ((size_t)1 << 22) /* values that are looked at, each as often as it is found */
+#define NAMES_MAX       ((size_t)64 << 20)
+#define PICKLE_RATIO    64 /* that a deflated pickle may unpack to, beyond the first MiB */
 
 /* ---- from nested containers to a table -------------------------------------------------------- */
 
@@ -34,8 +34,8 @@ static sd_status add_entry(walker *w, size_t length, const sd_pickle_value *valu
     const char *name = length > 0 ? w->path : "array";
     size_t bytes = (length > 0 ? length : strlen(name)) + 1;
     sd_status status = SD_OK;
-    SD_REQUIRE(w->count < TENSORS_MAX && w->names + bytes <= NAMES_MAX, SD_ERR_FORMAT, "%s: more than %zu tensors", path,
-               w->count);
+    SD_REQUIRE(w->count < TENSORS_MAX && w->names + bytes <= NAMES_MAX, SD_ERR_FORMAT, "%s: more than %zu tensors",
+               path, w->count);
     if (w->fill) {
         sd_stored *tensor = &w->file->tensors[w->count];
         tensor->name = memcpy(w->file->names + w->names, name, bytes - 1);
@@ -124,7 +124,8 @@ static sd_status walk(walker *w, sd_pickle_id id, size_t length, int depth) {
     return SD_OK;
 }
 
-static sd_status make_table(sd_tensor_file *file, const sd_pickle *pickle, sd_pickle_id root, const size_t *storage_of) {
+static sd_status make_table(sd_tensor_file *file, const sd_pickle *pickle, sd_pickle_id root,
+                            const size_t *storage_of) {
     walker w = {.pickle = pickle, .file = file, .storage_of = storage_of};
     sd_status status = walk(&w, root, 0, 0);
     if (status != SD_OK)
@@ -305,8 +306,8 @@ static sd_status find_storages(sd_tensor_file *file, const sd_pickle *pickle, sd
     const sd_pickle_value *keys = &pickle->values[list];
     uint64_t position = pickle->position + pickle->at, size = sd_input_file_size(file->input);
     SD_REQUIRE(keys->kind == SD_PICKLE_LIST, SD_ERR_FORMAT, "%s: its last pickle is not a list of storages", path);
-    SD_REQUIRE(keys->list.count <= (size - position) / 8, SD_ERR_FORMAT, "%s: truncated: %u storages in %llu bytes", path,
-               keys->list.count, (unsigned long long)(size - position));
+    SD_REQUIRE(keys->list.count <= (size - position) / 8, SD_ERR_FORMAT, "%s: truncated: %u storages in %llu bytes",
+               path, keys->list.count, (unsigned long long)(size - position));
     file->storages = SD_NEW_ARRAY(file->context, sd_storage, keys->list.count);
     if (!file->storages)
         return SD_ERR_MEMORY;
@@ -340,8 +341,8 @@ static sd_status find_storages(sd_tensor_file *file, const sd_pickle *pickle, sd
             elements = elements << 8 | count[i];
         position += sizeof count;
         SD_REQUIRE(!__builtin_mul_overflow(elements, item, &bytes) && bytes <= size - position, SD_ERR_FORMAT,
-                   "%s: storage %.*s of %llu elements reaches beyond the file", path, (int)sd_size_min(wanted.length, 100),
-                   (const char *)wanted.text, (unsigned long long)elements);
+                   "%s: storage %.*s of %llu elements reaches beyond the file", path,
+                   (int)sd_size_min(wanted.length, 100), (const char *)wanted.text, (unsigned long long)elements);
         file->storages[file->storage_count] =
             (sd_storage){.name = "a storage", .position = position, .packed_bytes = bytes, .bytes = bytes};
         for (; found < sorted + pickle->storage_count && by_key(found, &wanted) == 0; found++)

@@ -12,9 +12,10 @@ static role role_of(const char *prefix, size_t length) {
     static const struct {
         const char *segment;
         role role;
-    } known[] = {{"teacher", ROLE_TEACHER},   {"ema", ROLE_TEACHER},           {"model_ema", ROLE_TEACHER},
-                 {"student", ROLE_STUDENT},   {"state_dict_ema", ROLE_TEACHER}, {"teacher_backbone", ROLE_TEACHER},
-                 {"optimizer", ROLE_OTHER},   {"student_backbone", ROLE_STUDENT}};
+    } known[] = {{"teacher", ROLE_TEACHER},        {"ema", ROLE_TEACHER},
+                 {"model_ema", ROLE_TEACHER},      {"student", ROLE_STUDENT},
+                 {"state_dict_ema", ROLE_TEACHER}, {"teacher_backbone", ROLE_TEACHER},
+                 {"optimizer", ROLE_OTHER},        {"student_backbone", ROLE_STUDENT}};
     for (const char *at = prefix; at < prefix + length;) {
         size_t size = strcspn(at, "./");
         for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
@@ -28,15 +29,17 @@ static role role_of(const char *prefix, size_t length) {
 typedef struct file_part {
     const char *prefix; /* unwrapped; of the backbone's tensors */
     size_t length;
-    size_t beside;      /* bytes of it that the heads share */
+    size_t beside; /* bytes of it that the heads share */
     role role;
     bool hugging_face;
 } file_part;
 
-/* The smaller the better: who was asked for, then who is neither, then the other; the shorter prefix of two alike. */
+static int rank_of(role found, role wanted) { return found == wanted ? 0 : found == ROLE_NONE ? 1 : 2; }
+
+/* Who was asked for, then who is neither, then the other; the shorter prefix of two alike. */
 static bool is_better(const file_part *a, const file_part *b, bool student) {
     role wanted = student ? ROLE_STUDENT : ROLE_TEACHER;
-    int first = a->role == wanted ? 0 : a->role == ROLE_NONE ? 1 : 2, second = b->role == wanted ? 0 : b->role == ROLE_NONE ? 1 : 2;
+    int first = rank_of(a->role, wanted), second = rank_of(b->role, wanted);
     return first != second ? first < second : a->length < b->length;
 }
 
@@ -52,9 +55,10 @@ static sd_status choose_part(const sd_weights *weights, char *const *names, bool
             found = true;
         }
     }
-    SD_REQUIRE(found, SD_ERR_MISMATCH,
-               "%s: no vision transformer in it: none of its %zu tensors is a patch projection (patch_embed.proj.weight)",
-               weights->path, weights->file->count);
+    SD_REQUIRE(
+        found, SD_ERR_MISMATCH,
+        "%s: no vision transformer in it: none of its %zu tensors is a patch projection (patch_embed.proj.weight)",
+        weights->path, weights->file->count);
     SD_REQUIRE(!student || chosen->role != ROLE_TEACHER, SD_ERR_MISMATCH, "%s: it holds a teacher, but no student",
                weights->path);
     static const char backbone[] = "backbone.";
@@ -68,7 +72,8 @@ static sd_status choose_part(const sd_weights *weights, char *const *names, bool
 
 /* ---- translation ------------------------------------------------------------------------------ */
 
-static const sd_stored *find_in_part(const sd_weights *weights, char *const *names, const file_part *part, const char *ending) {
+static const sd_stored *find_in_part(const sd_weights *weights, char *const *names, const file_part *part,
+                                     const char *ending) {
     for (size_t i = 0; i < weights->file->count; i++)
         if (names[i] && strncmp(names[i], part->prefix, part->length) == 0 &&
             strcmp(names[i] + part->length, ending) == 0)
@@ -138,7 +143,8 @@ static sd_status translate(sd_weights *weights, char *const *names, const file_p
 
 /* ---- opening ---------------------------------------------------------------------------------- */
 
-sd_status sd_weights_open(sd_context *context, const char *path, const sd_weights_options *options, sd_weights *weights) {
+sd_status sd_weights_open(sd_context *context, const char *path, const sd_weights_options *options,
+                          sd_weights *weights) {
     *weights = (sd_weights){.context = context, .path = path};
     char **names = NULL, *texts = NULL;
     size_t bytes = 0, used = 0;

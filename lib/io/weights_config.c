@@ -29,8 +29,8 @@ static sd_status shaped(const sd_weights *weights, const char *name, size_t dime
 
 /* ---- what our own files record ---------------------------------------------------------------- */
 
-/* "model.NAME" of the metadata, as the checkpoints of this library write it: a whole number, or one with a fraction whose
- * bits stand in parentheses. */
+/* "model.NAME" of the metadata, as the checkpoints of this library write it: a whole number, or one with a fraction
+ * whose bits stand in parentheses. */
 static bool recorded_integer(const sd_weights *weights, const char *key, int32_t *number) {
     const char *text = sd_tensor_file_metadata(weights->file, key);
     int32_t value = 0;
@@ -86,8 +86,9 @@ static sd_status infer_patches(const sd_weights *weights, sd_model_config *c) {
     if (status != SD_OK)
         return status;
     SD_REQUIRE(kernel, SD_ERR_MISMATCH, "%s: its patch projection has no name of this family", weights->path);
-    SD_REQUIRE(kernel->shape[2] == kernel->shape[3], SD_ERR_MISMATCH, "%s: patches of %llu x %llu pixels are not square",
-               weights->path, (unsigned long long)kernel->shape[2], (unsigned long long)kernel->shape[3]);
+    SD_REQUIRE(kernel->shape[2] == kernel->shape[3], SD_ERR_MISMATCH,
+               "%s: patches of %llu x %llu pixels are not square", weights->path, (unsigned long long)kernel->shape[2],
+               (unsigned long long)kernel->shape[3]);
     c->dim = (int32_t)kernel->shape[0];
     c->channels = (int32_t)kernel->shape[1];
     c->patch_size = (int32_t)kernel->shape[2];
@@ -137,7 +138,8 @@ static sd_status infer_feed_forward(const sd_weights *weights, sd_model_config *
     if (swiglu_hidden(c->mlp_ratio, c->dim) != w3->shape[1])
         c->mlp_ratio = ((double)w3->shape[1] * 1.5 + 0.25) / (double)c->dim;
     SD_REQUIRE(swiglu_hidden(c->mlp_ratio, c->dim) == w3->shape[1], SD_ERR_MISMATCH,
-               "%s: a SwiGLU of width %llu, which is not a multiple of 8", weights->path, (unsigned long long)w3->shape[1]);
+               "%s: a SwiGLU of width %llu, which is not a multiple of 8", weights->path,
+               (unsigned long long)w3->shape[1]);
     return SD_OK;
 }
 
@@ -155,8 +157,8 @@ static sd_status infer_heads(const sd_weights *weights, const sd_weights_options
         c->heads = c->dim / (int32_t)norm->shape[0];
     if (options->heads > 0)
         c->heads = options->heads;
-    SD_REQUIRE(c->heads >= 1 && c->dim % c->heads == 0, SD_ERR_MISMATCH, "%s: %d attention heads do not divide width %d",
-               weights->path, (int)c->heads, (int)c->dim);
+    SD_REQUIRE(c->heads >= 1 && c->dim % c->heads == 0, SD_ERR_MISMATCH,
+               "%s: %d attention heads do not divide width %d", weights->path, (int)c->heads, (int)c->dim);
     return SD_OK;
 }
 
@@ -183,7 +185,8 @@ static sd_status infer_backbone(const sd_weights *weights, sd_model_config *c) {
 /* ---- projection heads -------------------------------------------------------------------------- */
 
 /* GELUs take the odd places of the official nn.Sequential; a single layer has no number. */
-static sd_status infer_layers(const sd_weights *weights, const char *head, int32_t *layers, int32_t *hidden, int32_t *out) {
+static sd_status infer_layers(const sd_weights *weights, const char *head, int32_t *layers, int32_t *hidden,
+                              int32_t *out) {
     char name[SD_NATIVE_NAME_MAX];
     const sd_stored *weight;
     snprintf(name, sizeof name, "%s.mlp.weight", head);
@@ -234,9 +237,10 @@ static sd_status infer_projection(const sd_weights *weights, sd_model_config *c)
         c->prototype_scale = c->prototypes > 0 && weights->v2_heads;
         return status;
     }
-    SD_REQUIRE(patch_layers == layers && patch_hidden == hidden && patch_out == out, SD_ERR_MISMATCH,
-               "%s: the head of the patches (%d layers, %d, %d) is not of the same form as the other (%d layers, %d, %d)",
-               weights->path, (int)patch_layers, (int)patch_hidden, (int)patch_out, (int)layers, (int)hidden, (int)out);
+    SD_REQUIRE(
+        patch_layers == layers && patch_hidden == hidden && patch_out == out, SD_ERR_MISMATCH,
+        "%s: the head of the patches (%d layers, %d, %d) is not of the same form as the other (%d layers, %d, %d)",
+        weights->path, (int)patch_layers, (int)patch_hidden, (int)patch_out, (int)layers, (int)hidden, (int)out);
     c->patch_head = 1;
     c->prototype_scale = c->prototypes > 0 && weights->v2_heads;
     return infer_prototypes(weights, "patch_head", &c->patch_prototypes);
@@ -244,7 +248,8 @@ static sd_status infer_projection(const sd_weights *weights, sd_model_config *c)
 
 /* ---- all --------------------------------------------------------------------------------------- */
 
-/* A file of a few bytes could declare a network of any size: one block's tensors and a name of block 1000 are enough. */
+/* A file of a few bytes could declare a network of any size: one block's tensors and a name of block 1000 are enough.
+ * */
 static sd_status check_proportion(const sd_weights *weights, const sd_geometry *geometry) {
     uint64_t stored = sd_tensor_file_bytes(weights->file), size = sd_input_file_size(weights->file->input);
     uint64_t most = stored / 4 < size * 4 ? stored : size * 16; /* floats for bytes: deflate, eight-bit numbers, gaps */

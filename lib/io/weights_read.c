@@ -19,9 +19,9 @@ static sd_status read_options(const sd_weights_options *source, sd_weights_optio
     if (status != SD_OK)
         return status;
     SD_REQUIRE(options->heads >= 0, SD_ERR_ARGUMENT, "heads is %d: it must be 0 or more", (int)options->heads);
-    SD_REQUIRE((options->student | 1) == 1 && (options->strict | 1) == 1 && (options->backbone | 1) == 1, SD_ERR_ARGUMENT,
-               "student is %d, strict %d, backbone %d: each must be 0 or 1", (int)options->student, (int)options->strict,
-               (int)options->backbone);
+    SD_REQUIRE((options->student | 1) == 1 && (options->strict | 1) == 1 && (options->backbone | 1) == 1,
+               SD_ERR_ARGUMENT, "student is %d, strict %d, backbone %d: each must be 0 or 1", (int)options->student,
+               (int)options->strict, (int)options->backbone);
     return SD_OK;
 }
 
@@ -40,7 +40,9 @@ static bool has_shape(const sd_stored *tensor, const int64_t *shape, size_t dime
     return same;
 }
 
-static bool is_position(const sd_tensor_info *info) { return strcmp(info->name, "backbone.pos_embed") == 0; }
+static bool is_position(const sd_tensor_info *info) {
+    return strcmp(info->name, "backbone.pos_embed") == 0;
+}
 
 typedef enum fit { FIT, FIT_MISSING, FIT_MISMATCHED } fit;
 
@@ -162,10 +164,8 @@ static void give_report(const sd_weights_report *found, sd_weights_report *repor
 
 static sd_status fill(const sd_weights *weights, sd_model *model, const sd_weights_options *options, bool is_new,
                       sd_weights_report *report) {
-    sd_weights_report found = {.size = sizeof found,
-                               .format = weights->file->form,
-                               .names = weights->names,
-                               .student = weights->student};
+    sd_weights_report found = {
+        .size = sizeof found, .format = weights->file->form, .names = weights->names, .student = weights->student};
     lines l;
     compare(weights, model, &found, &l);
     give_report(&found, report);

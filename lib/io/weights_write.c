@@ -37,7 +37,9 @@ static sd_status add(content *c, const char *name, const int64_t *shape, int32_t
 }
 
 /* timm's networks with registers have no position for the class token, because it is added to the token. */
-static bool folds_position(const content *c) { return c->target.names == SD_NAMES_TIMM && c->config.registers > 0; }
+static bool folds_position(const content *c) {
+    return c->target.names == SD_NAMES_TIMM && c->config.registers > 0;
+}
 
 static sd_status add_tensor(content *c, const sd_tensor_info *info) {
     size_t pieces = sd_name_pieces(&c->target, info->name);
@@ -112,7 +114,8 @@ static void print_integer(sd_metadata *entry, char *text, const char *key, int32
     *entry = (sd_metadata){key, text};
 }
 
-/* As in checkpoints: for people, and the bits. printf writes the decimal point of the locale: it becomes a point again. */
+/* As in checkpoints: for people, and the bits. printf writes the decimal point of the locale: it becomes a point again.
+ * */
 static void print_real(sd_metadata *entry, char *text, const char *key, double value) {
     char local[TEXT_MAX / 2];
     uint64_t bits;
@@ -137,7 +140,7 @@ static size_t fill_metadata(const sd_model_config *c, sd_metadata *metadata, cha
     metadata[n] = (sd_metadata){"library", texts[n]};
     n++;
 #define INTEGER(member) (print_integer(&metadata[n], texts[n], "model." #member, c->member), n++)
-#define REAL(member) (print_real(&metadata[n], texts[n], "model." #member, c->member), n++)
+#define REAL(member)    (print_real(&metadata[n], texts[n], "model." #member, c->member), n++)
     INTEGER(dim);
     INTEGER(image_size);
     INTEGER(heads);
@@ -181,7 +184,8 @@ SD_API sd_status sd_model_save_weights(const sd_model *model, const char *path, 
     SD_REQUIRE(model && path, SD_ERR_ARGUMENT, "%s is NULL", model ? "path" : "model");
     SD_REQUIRE((int)names >= SD_NAMES_NATIVE && (int)names <= SD_NAMES_HUGGING_FACE, SD_ERR_ARGUMENT,
                "names is %d: it must be one of sd_names", (int)names);
-    SD_REQUIRE(with_heads == 0 || with_heads == 1, SD_ERR_ARGUMENT, "with_heads is %d: it must be 0 or 1", (int)with_heads);
+    SD_REQUIRE(with_heads == 0 || with_heads == 1, SD_ERR_ARGUMENT, "with_heads is %d: it must be 0 or 1",
+               (int)with_heads);
     SD_REQUIRE(!with_heads || names == SD_NAMES_NATIVE || names == SD_NAMES_OFFICIAL, SD_ERR_ARGUMENT,
                "with_heads is 1, but %s names have no heads", names == SD_NAMES_TIMM ? "timm's" : "Hugging Face's");
     bool archive = ends_with(path, ".npz");
@@ -207,7 +211,8 @@ SD_API sd_status sd_model_save_weights(const sd_model *model, const char *path, 
     }
     make_values(&c);
     SD_TRY(add_all(&c));
-    status = archive ? sd_tensor_file_write(context, path, c.tensors, c.count, 0) : write_safetensors(context, path, &c);
+    status =
+        archive ? sd_tensor_file_write(context, path, c.tensors, c.count, 0) : write_safetensors(context, path, &c);
 cleanup:
     sd_release(context, c.made);
     sd_release(context, c.names);

@@ -28,7 +28,7 @@ typedef struct sd_zip {
  * Errors: SD_ERR_FORMAT (names the member), SD_ERR_UNSUPPORTED (encrypted, several disks, another compression),
  * SD_ERR_IO, SD_ERR_MEMORY. */
 sd_status sd_zip_open(sd_context *context, const sd_input_file *input, sd_zip *zip);
-void sd_zip_close(sd_zip *zip); /* a zeroed one is fine */
+void sd_zip_close(sd_zip *zip);                                        /* a zeroed one is fine */
 const sd_zip_member *sd_zip_find(const sd_zip *zip, const char *name); /* NULL: none */
 
 /* ---- bytes that are perhaps deflated, from front to back (zip_read.c) ----------------------- */
@@ -40,8 +40,8 @@ typedef struct sd_unpacker sd_unpacker;
 sd_status sd_unpacker_open(sd_context *context, const sd_input_file *input, const char *what, uint64_t position,
                            uint64_t packed_bytes, bool deflated, sd_unpacker **unpacker);
 void sd_unpacker_close(sd_unpacker *unpacker); /* NULL is fine */
-/* Exactly `count` bytes; out NULL: they are skipped. The caller asks for no more than the range has. Errors: SD_ERR_FORMAT
- * (the deflate stream ends before or is damaged), SD_ERR_IO. */
+/* Exactly `count` bytes; out NULL: they are skipped. The caller asks for no more than the range has. Errors:
+ * SD_ERR_FORMAT (the deflate stream ends before or is damaged), SD_ERR_IO. */
 sd_status sd_unpacker_read(sd_unpacker *unpacker, void *out, uint64_t count);
 /* After all bytes were read: that the deflate stream ends here. */
 sd_status sd_unpacker_finish(sd_unpacker *unpacker);

@@ -5,14 +5,14 @@
 #include <string.h>
 #include <zlib.h>
 
-#define END_SIZE ((size_t)22)        /* end of central directory, without its comment */
-#define END64_SIZE ((size_t)56)
-#define LOCATOR_SIZE ((size_t)20)
-#define ENTRY_SIZE ((size_t)46)      /* of the central directory, without name, extra field and comment */
-#define LOCAL_SIZE ((size_t)30)
+#define END_SIZE      ((size_t)22) /* end of central directory, without its comment */
+#define END64_SIZE    ((size_t)56)
+#define LOCATOR_SIZE  ((size_t)20)
+#define ENTRY_SIZE    ((size_t)46) /* of the central directory, without name, extra field and comment */
+#define LOCAL_SIZE    ((size_t)30)
 #define DIRECTORY_MAX ((uint64_t)256 << 20)
-#define DEFLATE_RATIO 1032           /* deflate cannot do better (zlib's technical details) */
-#define PIECE ((size_t)1 << 16)
+#define DEFLATE_RATIO 1032 /* deflate cannot do better (zlib's technical details) */
+#define PIECE         ((size_t)1 << 16)
 
 static uint64_t little(const unsigned char *at, size_t bytes) {
     uint64_t value = 0;
@@ -30,7 +30,8 @@ typedef struct directory {
 static sd_status read_end64(const sd_input_file *input, uint64_t end_position, directory *d) {
     const char *path = sd_input_file_path(input);
     unsigned char locator[LOCATOR_SIZE], end[END64_SIZE];
-    SD_REQUIRE(end_position >= LOCATOR_SIZE + END64_SIZE, SD_ERR_FORMAT, "%s: zip: no room for its 64-bit directory", path);
+    SD_REQUIRE(end_position >= LOCATOR_SIZE + END64_SIZE, SD_ERR_FORMAT, "%s: zip: no room for its 64-bit directory",
+               path);
     sd_status status = sd_input_file_read(input, end_position - LOCATOR_SIZE, locator, sizeof locator);
     if (status != SD_OK)
         return status;
@@ -176,8 +177,7 @@ static sd_status check_members(sd_zip *zip) {
     for (size_t i = 1; i < zip->count; i++) {
         const sd_zip_member *before = &zip->members[i - 1], *member = &zip->members[i];
         /* a local header, with its name, lies between the bytes of any two */
-        SD_REQUIRE(member->position - before->position >=
-                       before->packed_bytes + LOCAL_SIZE + strlen(member->name),
+        SD_REQUIRE(member->position - before->position >= before->packed_bytes + LOCAL_SIZE + strlen(member->name),
                    SD_ERR_FORMAT, "%s: zip: members %.200s and %.200s overlap", path, before->name, member->name);
     }
     qsort(zip->members, zip->count, sizeof *zip->members, by_name);
@@ -348,8 +348,8 @@ static sd_status inflate_piece(sd_unpacker *unpacker, unsigned char *out, size_t
         if (result == Z_MEM_ERROR)
             return SD_ERR_MEMORY; /* the message is that of the allocation */
         unpacker->ended = result == Z_STREAM_END;
-        SD_REQUIRE(result == Z_OK || result == Z_STREAM_END, SD_ERR_FORMAT, "%s: %.200s: its deflate stream is %s", path,
-                   unpacker->what, result == Z_BUF_ERROR ? "truncated" : "damaged");
+        SD_REQUIRE(result == Z_OK || result == Z_STREAM_END, SD_ERR_FORMAT, "%s: %.200s: its deflate stream is %s",
+                   path, unpacker->what, result == Z_BUF_ERROR ? "truncated" : "damaged");
     }
     return SD_OK;
 }

@@ -4,10 +4,10 @@
 #include <string.h>
 #include <zlib.h>
 
-#define PIECE ((size_t)1 << 16)
-#define LOCAL_SIZE ((size_t)30)
-#define LOCAL_EXTRA ((size_t)20) /* both sizes in 64 bits: they are not known when the header's room is left */
-#define ENTRY_EXTRA ((size_t)28) /* and the position */
+#define PIECE          ((size_t)1 << 16)
+#define LOCAL_SIZE     ((size_t)30)
+#define LOCAL_EXTRA    ((size_t)20) /* both sizes in 64 bits: they are not known when the header's room is left */
+#define ENTRY_EXTRA    ((size_t)28) /* and the position */
 #define NAME_MAX_BYTES ((size_t)65535)
 
 typedef struct written {
@@ -20,7 +20,7 @@ struct sd_zip_writer {
     sd_context *context;
     sd_atomic_file *file;
     bool compress, started;
-    uint64_t at;      /* in the file */
+    uint64_t at; /* in the file */
     written *members;
     size_t count, room;
     z_stream stream;
@@ -31,7 +31,9 @@ static void *writer_allocate(void *opaque, uInt count, uInt size) {
     return sd_allocate(((sd_zip_writer *)opaque)->context, count, size);
 }
 
-static void writer_release(void *opaque, void *address) { sd_release(((sd_zip_writer *)opaque)->context, address); }
+static void writer_release(void *opaque, void *address) {
+    sd_release(((sd_zip_writer *)opaque)->context, address);
+}
 
 sd_status sd_zip_writer_create(sd_context *context, sd_atomic_file *file, bool compress, sd_zip_writer **out) {
     sd_zip_writer *writer = SD_NEW(context, sd_zip_writer);
@@ -45,8 +47,8 @@ sd_status sd_zip_writer_create(sd_context *context, sd_atomic_file *file, bool c
         writer->stream.zalloc = writer_allocate;
         writer->stream.zfree = writer_release;
         writer->stream.opaque = writer;
-        writer->started = writer->packed && deflateInit2(&writer->stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -MAX_WBITS, 8,
-                                                         Z_DEFAULT_STRATEGY) == Z_OK;
+        writer->started = writer->packed && deflateInit2(&writer->stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -MAX_WBITS,
+                                                         8, Z_DEFAULT_STRATEGY) == Z_OK;
         if (!writer->started) {
             sd_zip_writer_destroy(writer);
             return SD_ERR_MEMORY;
@@ -75,7 +77,8 @@ static unsigned char *put(unsigned char *at, uint64_t value, size_t bytes) {
 }
 
 sd_status sd_zip_writer_begin(sd_zip_writer *writer, const char *name) {
-    SD_REQUIRE(strlen(name) <= NAME_MAX_BYTES, SD_ERR_ARGUMENT, "the name %.40s... is too long for a zip archive", name);
+    SD_REQUIRE(strlen(name) <= NAME_MAX_BYTES, SD_ERR_ARGUMENT, "the name %.40s... is too long for a zip archive",
+               name);
     if (writer->count == writer->room) {
         size_t room = writer->room * 2 + 16;
         written *members = SD_NEW_ARRAY(writer->context, written, room);
@@ -139,10 +142,10 @@ sd_status sd_zip_writer_put(sd_zip_writer *writer, const void *bytes, size_t cou
 /* The fields that a local header and an entry of the directory share (sections 4.3.7 and 4.3.12). */
 static unsigned char *put_common(const sd_zip_writer *writer, unsigned char *at, const written *member, size_t extra,
                                  bool wide) {
-    at = put(at, wide ? 45 : 20, 2);           /* version needed: 4.5 has the 64-bit extension */
-    at = put(at, 0x0800, 2);                   /* names are UTF-8 */
+    at = put(at, wide ? 45 : 20, 2); /* version needed: 4.5 has the 64-bit extension */
+    at = put(at, 0x0800, 2);         /* names are UTF-8 */
     at = put(at, writer->compress ? 8 : 0, 2);
-    at = put(at, 0, 2);                        /* time, and date: 1 January 1980, so that equal content gives equal files */
+    at = put(at, 0, 2); /* time, and date: 1 January 1980, so that equal content gives equal files */
     at = put(at, 0x0021, 2);
     at = put(at, member->crc, 4);
     at = put(at, wide ? 0xFFFFFFFFu : member->packed_bytes, 4);

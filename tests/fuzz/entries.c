@@ -14,19 +14,23 @@
 #include <unistd.h>
 
 /* What the library may take for a file of so many bytes: deflate unpacks to 1032 times as much at most. */
-#define MEMORY_FIXED ((size_t)64 << 20)
+#define MEMORY_FIXED    ((size_t)64 << 20)
 #define MEMORY_PER_BYTE ((size_t)1200)
-#define TENSOR_MAX ((uint64_t)1 << 20) /* elements; larger ones are not read */
-#define PREFIX 64
+#define TENSOR_MAX      ((uint64_t)1 << 20) /* elements; larger ones are not read */
+#define PREFIX          64
 
 /* ---- a file, and memory that is counted -------------------------------------------------------- */
 
 static char path[512];
 static int descriptor = -1;
 
-static void remove_file(void) { unlink(path); }
+static void remove_file(void) {
+    unlink(path);
+}
 
-const char *fuzz_path(void) { return path; }
+const char *fuzz_path(void) {
+    return path;
+}
 
 /* In memory where the system can do that: a disk would make a thousand runs take minutes. */
 static void create_file(void) {
@@ -281,8 +285,8 @@ static fuzz_result run_cifar(const uint8_t *data, size_t size) {
 /* ---- all ------------------------------------------------------------------------------------------ */
 
 const fuzz_entry fuzz_entries[] = {
-    {"safetensors", run_tensors}, {"pth", run_tensors},   {"pth_legacy", run_tensors},   {"npz", run_tensors},
-    {"npy", run_tensors},         {"idx", run_idx},       {"cifar", run_cifar},          {"checkpoint", run_checkpoint},
+    {"safetensors", run_tensors}, {"pth", run_tensors}, {"pth_legacy", run_tensors}, {"npz", run_tensors},
+    {"npy", run_tensors},         {"idx", run_idx},     {"cifar", run_cifar},        {"checkpoint", run_checkpoint},
 };
 const size_t fuzz_entry_count = sizeof fuzz_entries / sizeof fuzz_entries[0];
 

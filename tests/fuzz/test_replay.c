@@ -1,5 +1,5 @@
-/* The fuzzers' corpora through the same functions, and changed in many places: each file cut off everywhere and with single
- * bits flipped. A file named "hostile-..." must be refused, before memory is taken for what it claims. */
+/* The fuzzers' corpora through the same functions, and changed in many places: each file cut off everywhere and with
+ * single bits flipped. A file named "hostile-..." must be refused, before memory is taken for what it claims. */
 #define _XOPEN_SOURCE 700
 #include "entries.h"
 
@@ -17,17 +17,19 @@
 
 #include <cmocka.h>
 
-#define CORPUS SD_TEST_DATA "/../fuzz/corpus"
-#define FILES_MAX 128
+#define CORPUS         SD_TEST_DATA "/../fuzz/corpus"
+#define FILES_MAX      128
 #define HOSTILE_MEMORY ((size_t)3 << 20)
-#define CHANGES 200 /* of each kind and file; where a file has fewer places all are taken */
+#define CHANGES        200 /* of each kind and file; where a file has fewer places all are taken */
 
 typedef struct corpus {
     char names[FILES_MAX][128];
     size_t count;
 } corpus;
 
-static int by_name(const void *left, const void *right) { return strcmp(left, right); }
+static int by_name(const void *left, const void *right) {
+    return strcmp(left, right);
+}
 
 static corpus list(const char *format) {
     corpus found = {.count = 0};
@@ -79,13 +81,13 @@ static void replay(const fuzz_entry *entry) {
     assert_true(files.count > 0);
 }
 
-#define FORMAT(name) \
-    static void name(void **state) { \
-        (void)state; \
-        const fuzz_entry *entry = fuzz_find(#name); \
-        assert_non_null(entry); \
-        if (entry) \
-            replay(entry); \
+#define FORMAT(name)                                                                                                   \
+    static void name(void **state) {                                                                                   \
+        (void)state;                                                                                                   \
+        const fuzz_entry *entry = fuzz_find(#name);                                                                    \
+        assert_non_null(entry);                                                                                        \
+        if (entry)                                                                                                     \
+            replay(entry);                                                                                             \
     }
 FORMAT(safetensors)
 FORMAT(pth)
@@ -126,9 +128,10 @@ static void checkpoint(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(safetensors), cmocka_unit_test(pth), cmocka_unit_test(pth_legacy), cmocka_unit_test(npz),
-        cmocka_unit_test(npy),         cmocka_unit_test(idx), cmocka_unit_test(cifar),
-        cmocka_unit_test_setup_teardown(checkpoint, scratch_begin, scratch_end),
+        cmocka_unit_test(safetensors), cmocka_unit_test(pth),
+        cmocka_unit_test(pth_legacy),  cmocka_unit_test(npz),
+        cmocka_unit_test(npy),         cmocka_unit_test(idx),
+        cmocka_unit_test(cifar),       cmocka_unit_test_setup_teardown(checkpoint, scratch_begin, scratch_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,7 +35,8 @@ static float *read_index(const sd_tensor_file *file, size_t index, sd_stored_ten
 
 /* ---- the golden checkpoints ------------------------------------------------------------------- */
 
-/* Every array of the archive is a tensor or number of the file, with the same shape and bits, and the other way round. */
+/* Every array of the archive is a tensor or number of the file, with the same shape and bits, and the other way round.
+ * */
 static void compare_checkpoint(const char *name, const char *ending, int32_t form) {
     char path[512], archive_name[128];
     snprintf(path, sizeof path, CHECKPOINTS "%s%s", name, ending);
@@ -73,9 +74,9 @@ static void compare_checkpoint(const char *name, const char *ending, int32_t for
 
 static void golden_checkpoints(void **state) {
     (void)state;
-    static const char *const pth[] = {"tiny_simdino_v1_full",  "tiny_simdino_v1_compiled", "tiny_dino_v1_full",
-                                      "tiny_simdinov2_teacher", "tiny_dinov2_backbone",    "tiny_dinov2_reg_backbone",
-                                      "tiny_fp16"};
+    static const char *const pth[] = {
+        "tiny_simdino_v1_full", "tiny_simdino_v1_compiled", "tiny_dino_v1_full", "tiny_simdinov2_teacher",
+        "tiny_dinov2_backbone", "tiny_dinov2_reg_backbone", "tiny_fp16"};
     static const char *const safetensors[] = {"tiny_dinov2_hf", "tiny_dinov2_timm", "tiny_dinov2_reg_hf",
                                               "tiny_dinov2_reg_timm"};
     for (size_t i = 0; i < sizeof pth / sizeof pth[0]; i++)
@@ -311,7 +312,8 @@ static sd_status read_everything(sd_context *context, const char *path) {
 }
 
 static void failed_allocations(void **state) {
-    static const char *const names[] = {"tiny_fp16.pth", "tiny_legacy.pth", "tiny_fp16.npz", "tiny_dinov2_hf.safetensors"};
+    static const char *const names[] = {"tiny_fp16.pth", "tiny_legacy.pth", "tiny_fp16.npz",
+                                        "tiny_dinov2_hf.safetensors"};
     sd_context_config config;
     failing_memory memory;
     sd_context_config_init(&config);

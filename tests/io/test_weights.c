@@ -222,8 +222,10 @@ static void configurations(void **state) {
     (void)state;
     sd_model_config c = infer("tiny_simdinov2_teacher.pth");
     assert_true(c.dim == 16 && c.depth == 4 && c.patch_size == 4 && c.image_size == 16 && c.registers == 3);
-    assert_true(c.mask_token == 1 && c.layer_scale != 0.0 && c.mlp_ratio == 2.0 && c.feed_forward == SD_FEED_FORWARD_MLP);
-    assert_true(c.head_layers == 3 && c.head_hidden == 24 && c.head_dim == 12 && c.prototypes == 0 && c.patch_head == 0);
+    assert_true(c.mask_token == 1 && c.layer_scale != 0.0 && c.mlp_ratio == 2.0 &&
+                c.feed_forward == SD_FEED_FORWARD_MLP);
+    assert_true(c.head_layers == 3 && c.head_hidden == 24 && c.head_dim == 12 && c.prototypes == 0 &&
+                c.patch_head == 0);
     assert_true(c.interpolate_antialias == 1 && c.interpolate_offset == 0.0);
     static const char *const plain[] = {"tiny_dinov2_backbone.pth", "tiny_dinov2_hf.safetensors",
                                         "tiny_dinov2_timm.safetensors"};
@@ -261,8 +263,8 @@ static void put(made_file *file, const char *name, int32_t dimensions, int64_t a
 
 /* A network of width 8, patches of 2 x 2, a grid of 2 x 2, one block. */
 static void make_network(made_file *file, const char *prefix) {
-    static const char *const vectors[] = {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.proj.bias",
-                                          "mlp.fc2.bias"};
+    static const char *const vectors[] = {"norm1.weight", "norm1.bias",     "norm2.weight",
+                                          "norm2.bias",   "attn.proj.bias", "mlp.fc2.bias"};
     char name[96];
     *file = (made_file){0};
 #define NAME(text) (snprintf(name, sizeof name, "%s" text, prefix), name)
@@ -570,7 +572,8 @@ static void written_weights(void **state) {
                 assert_true(config_of(back).heads == 4 && config_of(back).head_layers == (heads ? 3 : 0));
                 assert_true(report.missing + report.unexpected + report.mismatched == 0);
                 for (size_t i = 0; i < sd_model_tensor_count(back); i++) {
-                    const sd_tensor_info *info = sd_model_tensor(back, i), *from = sd_model_find_tensor(model, info->name);
+                    const sd_tensor_info *info = sd_model_tensor(back, i),
+                                         *from = sd_model_find_tensor(model, info->name);
                     assert_memory_equal(sd_model_parameters_const(back) + info->offset,
                                         sd_model_parameters_const(model) + from->offset, info->count * sizeof(float));
                 }
@@ -627,9 +630,17 @@ static void failed_allocations(void **state) {
 int main(void) {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, scratch_begin, scratch_end)
     const struct CMUnitTest tests[] = {
-        TEST(simdino_v1),       TEST(dino_v1),         TEST(names_of_dinov2),     TEST(configurations),
-        TEST(reports),          TEST(impossible_networks), TEST(vit_model_names), TEST(other_forms),
-        TEST(own_checkpoints),  TEST(written_weights), TEST(failed_allocations),
+        TEST(simdino_v1),
+        TEST(dino_v1),
+        TEST(names_of_dinov2),
+        TEST(configurations),
+        TEST(reports),
+        TEST(impossible_networks),
+        TEST(vit_model_names),
+        TEST(other_forms),
+        TEST(own_checkpoints),
+        TEST(written_weights),
+        TEST(failed_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,7 +16,7 @@
 #include <cmocka.h>
 
 #define CHECKPOINTS SD_TEST_DATA "/checkpoint/"
-#define DIM 16
+#define DIM         16
 
 static sd_model *load(const char *path, int32_t heads, int32_t names) {
     sd_weights_options options;
@@ -65,7 +65,8 @@ static void check_outputs(const sd_model *model, const golden *archive, const ch
     outputs.features = config.head_layers > 0 ? features : NULL;
     assert_int_equal(sd_model_forward(model, activations, &group, 1, NULL, &outputs), SD_OK);
     for (size_t i = 0; i < count; i++)
-        memcpy(patch_tokens + i * patches * DIM, all + (i * tokens + 1 + registers) * DIM, patches * DIM * sizeof(float));
+        memcpy(patch_tokens + i * patches * DIM, all + (i * tokens + 1 + registers) * DIM,
+               patches * DIM * sizeof(float));
     snprintf(name, sizeof name, "test/x_norm_clstoken%s", ending);
     compare(archive, name, class_tokens, count * DIM, share);
     snprintf(name, sizeof name, "test/x_norm_patchtokens%s", ending);
@@ -88,7 +89,8 @@ static void check_file(const char *name, const char *ending, int32_t names, bool
     sd_model *model = load(path, (int32_t)golden_number(hp, 2), names);
     sd_model_config config = {.size = sizeof config};
     assert_int_equal(sd_model_get_config(model, &config), SD_OK);
-    assert_true(config.patch_size == (int32_t)golden_number(hp, 0) && config.image_size == (int32_t)golden_number(hp, 1));
+    assert_true(config.patch_size == (int32_t)golden_number(hp, 0) &&
+                config.image_size == (int32_t)golden_number(hp, 1));
     assert_true(config.depth == (int32_t)golden_number(hp, 3));
     check_outputs(model, archive, "", 2e-6);
     if (other_size)
@@ -212,7 +214,8 @@ static void round_trips(void **state) {
                 assert_true(found.heads == 3 && found.layer_scale == 0.1 && found.drop_path_subset == 1);
                 assert_true(found.feed_forward == config.feed_forward && found.registers == config.registers);
                 for (size_t i = 0; i < sd_model_tensor_count(model); i++) {
-                    const sd_tensor_info *info = sd_model_tensor(model, i), *to = sd_model_find_tensor(back, info->name);
+                    const sd_tensor_info *info = sd_model_tensor(model, i),
+                                         *to = sd_model_find_tensor(back, info->name);
                     bool in_backbone = strncmp(info->name, "backbone.", 9) == 0;
                     bool masks = strcmp(info->name, "backbone.mask_token") == 0 && names == SD_NAMES_TIMM;
                     bool expected = in_backbone ? !masks : heads;
@@ -220,8 +223,8 @@ static void round_trips(void **state) {
                     bool folded = names == SD_NAMES_TIMM && config.registers > 0 &&
                                   (strstr(info->name, "cls_token") || strstr(info->name, "pos_embed"));
                     if (to && !folded)
-                        assert_memory_equal(sd_model_parameters(back) + to->offset, sd_model_parameters(model) + info->offset,
-                                            info->count * sizeof(float));
+                        assert_memory_equal(sd_model_parameters(back) + to->offset,
+                                            sd_model_parameters(model) + info->offset, info->count * sizeof(float));
                 }
                 sd_model_destroy(back);
             }
