@@ -65,8 +65,8 @@ typedef enum sd_blur_kind {
  * skipped for others; brightness, contrast, blur, solarise, flip and crop apply to any number. */
 SD_API void sd_augment_config_init(sd_augment_config *config);
 
-/* Sets what the official augmentations fix in their code (flip, jitter, grey, blur, solarise), and leaves sizes, numbers,
- * scales, mean and std as they are:
+/* Sets what the official augmentations fix in their code (flip, jitter, grey, blur, solarise), and leaves sizes,
+ * numbers, scales, mean and std as they are:
  *   "dino"              DINO and SimDINO: the defaults above
  *   "dinov2"            SimDINOv2, and what DINOv2 means: as DINO, with torchvision's blur
  *   "dinov2-published"  what DINOv2's code does: it takes the probability of blur for that of no blur, so that global 1
@@ -123,14 +123,15 @@ SD_API sd_status sd_augment(sd_augmenter *augmenter, const sd_image *image, uint
 /* ---- masks --------------------------------------------------------------------------------- */
 
 /* Which patches of the global crops the student does not see: blocks, as in iBOT, DINOv2 and SimDINOv2 (H. Bao et al.,
- * "BEiT", 2021). Of a batch of B crops n = int(B*probability), chosen at random, have masks; the i-th of them is asked to
- * mask a share drawn from the i-th of n equal parts of ratio_min .. ratio_max, so that every batch has the whole range. */
+ * "BEiT", 2021). Of a batch of B crops n = int(B*probability), chosen at random, have masks; the i-th of them is asked
+ * to mask a share drawn from the i-th of n equal parts of ratio_min .. ratio_max, so that every batch has the whole
+ * range. */
 typedef struct sd_mask_config {
     size_t size;
     double ratio_min, ratio_max; /* share of the patches that are masked, default 0.1 .. 0.5 */
     double probability;          /* share of the crops that have masks, default 0.5 */
     double block_share;          /* a block covers at most this share of the patches, default 0.5 */
-    double block_aspect;         /* width/height of blocks is in block_aspect .. 1/block_aspect, default 0.3 */
+    double block_aspect;         /* height/width of blocks is in block_aspect .. 1/block_aspect, default 0.3 */
     int32_t block_patches;       /* a block is drawn to have at least this many patches, default 4 */
     int32_t reserved_word;
     /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
@@ -142,7 +143,8 @@ SD_API void sd_mask_config_init(sd_mask_config *config);
  * numbers of crops do not exceed. It says whether such crops can be masked at all, too: a block is lower and narrower
  * than the crop, so that a crop of one row or column cannot.
  * Errors: SD_ERR_ARGUMENT (an impossible setting or grid, which sd_last_error() names). */
-SD_API sd_status sd_masks_limit(const sd_mask_config *config, size_t images, size_t rows, size_t columns, size_t *limit);
+SD_API sd_status sd_masks_limit(const sd_mask_config *config, size_t images, size_t rows, size_t columns,
+                                size_t *limit);
 
 /* Draws the masks of a batch: masks[i*rows*columns + row*columns + column] is 1 where patch (row, column) of crop i is
  * masked, else 0; counts[i] tells how many are. That may be fewer than were asked for: a mask ends when ten blocks in a
@@ -156,8 +158,8 @@ SD_API sd_status sd_masks_draw(sd_context *context, const sd_mask_config *config
  *   indices  image*patches + patch of each masked patch, rising; may be NULL
  *   weights  1/(masked patches of its image) of each; may be NULL
  *   count    their number
- * Thread-safe. Errors: SD_ERR_ARGUMENT (also when there are more than `capacity`, the length of both arrays, unless both
- * are NULL; indices and weights are undefined then). */
+ * Thread-safe. Errors: SD_ERR_ARGUMENT (also when there are more than `capacity`, the length of both arrays, unless
+ * both are NULL; indices and weights are undefined then). */
 SD_API sd_status sd_masks_collate(const uint8_t *masks, size_t images, size_t patches, size_t capacity, size_t *indices,
                                   float *weights, size_t *count);
 

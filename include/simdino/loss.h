@@ -122,6 +122,9 @@ SD_API sd_status sd_simdino_loss_create(sd_context *context, const sd_simdino_co
                                         size_t max_views, size_t dim, sd_simdino_loss **loss);
 SD_API void sd_simdino_loss_destroy(sd_simdino_loss *loss);
 
+/* Other weights from the next evaluation on, for recipes that schedule them. Errors: SD_ERR_ARGUMENT (as creation). */
+SD_API sd_status sd_simdino_loss_set_weights(sd_simdino_loss *loss, double eps_sq, double coeff);
+
 /* Value and gradient (design: compression = mean over teacher global view i, student view j, i != j).
  *   student  views*samples rows of dim, view after view, rows contiguous (leading dimension dim)
  *   teacher  2*samples rows of dim; carries no gradient
@@ -133,6 +136,118 @@ SD_API void sd_simdino_loss_destroy(sd_simdino_loss *loss);
  * infinity in a feature, or a factorisation that failed: sd_last_error() names view, group and pivot). */
 SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *student, const float *teacher,
                                           size_t samples, size_t views, float *grad, sd_simdino_result *result);
+
+/* ---- masked patches: SimDINOv2 -------------------------------------------------------------- */
+
+/* -sum_r weights[r] cos(student_r, teacher_r) / images: the loss of SimDINOv2's masked patches.
+ *   student, teacher  count rows of dim; the norms are clamped at 1e-8
+ *   weights           count; official: 1/(masked patches of the row's image)
+ *   images            all global crops of the batch, masked or not
+ *   grad              receives its gradient with respect to the student rows; may be NULL
+ *   loss              receives the value; 0 rows have 0
+ * Thread-safe. Errors: SD_ERR_ARGUMENT, SD_ERR_NUMERIC (NaN or infinity). */
+SD_API sd_status sd_patch_cosine(const float *student, const float *teacher, size_t count, size_t dim,
+                                 const float *weights, size_t images, float *grad, double *loss);
+
+/* ---- prototypes: DINO, DINOv2 --------------------------------------------------------------- */
+
+/* The last layer of DINO's head, W_k = g_k v_k/|v_k|, logits = features W'. It is part of the losses here, because they
+ * compute it for a few samples at a time: all logits of a batch with 65,536 prototypes would take gigabytes. */
+typedef struct sd_prototypes {
+    const float *weight_v; /* count x dim */
+    const float *weight_g; /* count; NULL: 1 everywhere */
+    size_t count;          /* K */
+} sd_prototypes;
+
+/* Arrays to which gradients are added; NULL: not wanted. */
+typedef struct sd_prototypes_gradient {
+    float *weight_v, *weight_g;
+} sd_prototypes_gradient;
+
+typedef enum sd_target_kind {
+    SD_TARGET_CENTER = 0,  /* softmax((teacher logits - center) / temperature), the center a moving average of logits */
+    SD_TARGET_SINKHORN = 1 /* Sinkhorn-Knopp: all prototypes are used alike within the batch (M. Caron et al., 2020) */
+} sd_target_kind;
+
+typedef struct sd_dino_config {
+    size_t size;
+    int32_t target;              /* sd_target_kind, default SD_TARGET_CENTER */
+    int32_t sinkhorn_iterations; /* default 3 */
+    double student_temp;         /* default 0.1 */
+    double center_momentum;      /* default 0.9 */
+    /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
+    int64_t reserved[8];
+} sd_dino_config;
+SD_API void sd_dino_config_init(sd_dino_config *config);
+
+/* The loss of class tokens: the mean over pairs of teacher global view i and student view j, i != j, of the mean
+ * cross-entropy of the teacher's assignment against softmax(student logits / student_temp). That is DINO's loss, and the
+ * sum of DINOv2's local and global one. */
+typedef struct sd_dino_loss sd_dino_loss;
+
+typedef struct sd_dino_result {
+    double loss;
+    double local_loss, global_loss; /* its parts with a local and with a global student view */
+    double target_entropy;          /* of the teacher's mean assignment, in nats: ln K when all prototypes are used alike */
+    double effective_rank;          /* of the student's first global view, as in sd_simdino_result */
+    double similarity;
+} sd_dino_result;
+
+/* For up to max_samples samples, max_views views, features of width dim and `prototypes` prototypes. Owns all working
+ * space: the normalised prototypes of student and teacher and one gradient (3 K dim floats), logits of some samples at a
+ * time, and, with SD_TARGET_SINKHORN, one copy of the teacher's logits (2 max_samples K floats).
+ * The context (its threads) may be NULL. Errors: SD_ERR_ARGUMENT (names the setting), SD_ERR_MEMORY. */
+SD_API sd_status sd_dino_loss_create(sd_context *context, const sd_dino_config *config, size_t max_samples,
+                                     size_t max_views, size_t dim, size_t prototypes, sd_dino_loss **loss);
+SD_API void sd_dino_loss_destroy(sd_dino_loss *loss);
+
+/* Value and gradients.
+ *   student  views*samples rows of dim, view after view, 2 global views first
+ *   teacher  2*samples rows; carries no gradient
+ *   grad     receives d loss / d student; may be NULL, and then no gradient is computed
+ *   into     receives the gradient of the student's prototypes; may be NULL
+ * The center is not changed until sd_dino_loss_commit. Sinkhorn-Knopp is computed on logits less their maximum: where
+ * the official code's exponentials stay finite both agree, where they overflow (above 88 temperatures) ours goes on.
+ * Errors: SD_ERR_ARGUMENT (sizes beyond those of creation, temperature not positive), SD_ERR_NUMERIC, SD_ERR_THREAD. */
+SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student, const float *teacher, size_t samples,
+                                       size_t views, const sd_prototypes *student_layer,
+                                       const sd_prototypes *teacher_layer, double teacher_temp, float *grad,
+                                       const sd_prototypes_gradient *into, sd_dino_result *result);
+
+/* center <- m center + (1-m) mean of the teacher's logits of all evaluations since the last commit; or forgets those.
+ * Without an evaluation between, commit does nothing. DINO commits at the end of a step, DINOv2 before the next use: the
+ * same numbers. */
+SD_API void sd_dino_loss_commit(sd_dino_loss *loss);
+SD_API void sd_dino_loss_discard(sd_dino_loss *loss);
+/* The center, K floats, writable, for saving and resuming. */
+SD_API float *sd_dino_loss_center(sd_dino_loss *loss);
+
+/* The loss of masked patches (iBOT): weight * sum_r weights[r] CE_r / images over `count` rows, targets and center as
+ * above. */
+typedef struct sd_patch_loss sd_patch_loss;
+SD_API sd_status sd_patch_loss_create(sd_context *context, const sd_dino_config *config, size_t max_rows, size_t dim,
+                                      size_t prototypes, sd_patch_loss **loss);
+SD_API void sd_patch_loss_destroy(sd_patch_loss *loss);
+/* `weight` multiplies the gradients, not the value that `result` receives. 0 rows: 0. Else as sd_dino_loss_evaluate. */
+SD_API sd_status sd_patch_loss_evaluate(sd_patch_loss *loss, const float *student, const float *teacher, size_t count,
+                                        const float *weights, size_t images, const sd_prototypes *student_layer,
+                                        const sd_prototypes *teacher_layer, double teacher_temp, double weight,
+                                        float *grad, const sd_prototypes_gradient *into, double *result);
+SD_API void sd_patch_loss_commit(sd_patch_loss *loss);
+SD_API void sd_patch_loss_discard(sd_patch_loss *loss);
+SD_API float *sd_patch_loss_center(sd_patch_loss *loss);
+
+/* ---- KoLeo: DINOv2 -------------------------------------------------------------------------- */
+
+/* KoLeo (A. Sablayrolles et al., ICLR 2019): -mean log |u_i - u_n(i)|, u the rows divided by their lengths, n(i) the row
+ * nearest to i. The gradient reaches both rows of a pair. */
+typedef struct sd_koleo sd_koleo;
+SD_API sd_status sd_koleo_create(sd_context *context, size_t max_rows, size_t max_dim, sd_koleo **koleo);
+SD_API void sd_koleo_destroy(sd_koleo *koleo);
+/* rows: count >= 2 of dim. grad receives the gradient; may be NULL. One row has the value 0.
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_NUMERIC. */
+SD_API sd_status sd_koleo_evaluate(sd_koleo *koleo, const float *rows, size_t count, size_t dim, float *grad,
+                                   double *loss);
 
 #ifdef __cplusplus
 }

@@ -56,8 +56,8 @@ SD_API sd_status sd_optimizer_step(sd_optimizer *optimizer, float *parameters, c
  * Errors: SD_ERR_ARGUMENT (negative or not finite: names the tensor's number; nothing was changed). */
 SD_API sd_status sd_optimizer_set_multipliers(sd_optimizer *optimizer, const double *lr, const double *decay);
 
-/* Freezes (1) or frees (0) a tensor of the table. A frozen tensor is one without a gradient: its values, moments and step
- * count stay as they are, whatever `gradient` holds there. So DINO freezes its last layer in the first epoch.
+/* Freezes (1) or frees (0) a tensor of the table. A frozen tensor is one without a gradient: its values, moments and
+ * step count stay as they are, whatever `gradient` holds there. So DINO freezes its last layer in the first epoch.
  * Errors: SD_ERR_ARGUMENT (no such tensor). */
 SD_API sd_status sd_optimizer_set_frozen(sd_optimizer *optimizer, size_t tensor, int32_t frozen);
 
@@ -79,8 +79,9 @@ SD_API const char *sd_optimizer_state_name(const sd_optimizer *optimizer, size_t
 /* How many steps were made. Setting it sets the counts of all tensors too. */
 SD_API uint64_t sd_optimizer_steps(const sd_optimizer *optimizer);
 SD_API void sd_optimizer_set_steps(sd_optimizer *optimizer, uint64_t steps);
-/* The step count of one tensor, of which AdamW's bias correction is made: fewer than the above where the tensor was frozen
- * for a while. To resume, call sd_optimizer_set_steps, then this for the tensors that differ. 0 for no such tensor.
+/* The step count of one tensor, of which AdamW's bias correction is made: fewer than the above where the tensor was
+ * frozen for a while. To resume, call sd_optimizer_set_steps, then this for the tensors that differ. 0 for no such
+ * tensor.
  * Errors: SD_ERR_ARGUMENT (no such tensor). */
 SD_API uint64_t sd_optimizer_tensor_steps(const sd_optimizer *optimizer, size_t tensor);
 SD_API sd_status sd_optimizer_set_tensor_steps(sd_optimizer *optimizer, size_t tensor, uint64_t steps);
@@ -125,12 +126,14 @@ typedef enum sd_schedule_kind {
 /* `freeze` steps of 0, a linear warm-up from `start` to `base` over `warmup` steps, `peak` steps of base, then down (or
  * up) to `final` over the rest of `total` steps; `final` from then on. Neither curve reaches final before step `total`.
  * Set what is used and leave the rest 0. For instance, with E steps in an epoch:
- *     learning rate      {.base = lr, .final = 1e-6, .total = 100*E, .warmup = 10*E}
- *     of a last layer that is frozen for an epoch (DINOv2)         the same with .cut = E
- *     teacher temperature of DINO, by epoch        {.base = 0.07, .final = 0.07, .start = 0.04, .total = 100, .warmup = 30,
- *                                                   .period = E}
- *     teacher temperature of DINOv2, by step       {.base = 0.07, .final = 0.07, .start = 0.04, .total = 30*E,
- *                                                   .warmup = 30*E} */
+ *     learning rate
+ *         {.base = lr, .final = 1e-6, .total = 100*E, .warmup = 10*E}
+ *     of a last layer that is frozen for an epoch (DINOv2)
+ *         the same with .cut = E
+ *     teacher temperature of DINO, by epoch
+ *         {.base = 0.07, .final = 0.07, .start = 0.04, .total = 100, .warmup = 30, .period = E}
+ *     teacher temperature of DINOv2, by step
+ *         {.base = 0.07, .final = 0.07, .start = 0.04, .total = 30*E, .warmup = 30*E} */
 typedef struct sd_schedule {
     double base, final, start;
     uint64_t total, warmup, freeze;
@@ -138,7 +141,7 @@ typedef struct sd_schedule {
     int32_t kind;        /* sd_schedule_kind */
     uint64_t peak;       /* steps at base between warm-up and descent */
     uint64_t cut;        /* the first `cut` steps are 0; unlike freeze, it moves nothing */
-    uint64_t period;     /* the value changes every `period` steps only, and all lengths above count such periods; 0: 1 */
+    uint64_t period;     /* the value changes every `period` steps only; all lengths above count such periods; 0: 1 */
 } sd_schedule;
 
 /* The value at step 0, 1, ... Thread-safe, no errors. */

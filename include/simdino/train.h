@@ -1,7 +1,8 @@
-/* train.h - pretraining with SimDINO: one call per step.
+/* train.h - pretraining with SimDINO, SimDINOv2, DINO or DINOv2: one call per step.
  *
  *     sd_pretrainer_config config;
- *     sd_pretrainer_config_init(&config);
+ *     sd_pretrainer_config_init(&config);             SimDINO; or
+ *     sd_recipe_apply("dinov2-vitb16", images, 0, 0, &config);
  *     config.total_steps = 10000;
  *     sd_pretrainer_create(context, &config, &trainer);
  *     while (sd_pretrainer_position(trainer) < config.total_steps) {
@@ -36,10 +37,27 @@ typedef enum sd_accumulation {
     SD_ACCUMULATE_PIECES = 1
 } sd_accumulation;
 
+/* What is minimised. All four have student and teacher, crops and schedules in common. */
+typedef enum sd_method {
+    /* class tokens: compression of views, expansion by the coding rate (SimDINO, SimDINOv2: Wu et al., ICML 2025) */
+    SD_METHOD_SIMDINO = 0,
+    /* the same, and the cosine of student and teacher at patches that the student does not see */
+    SD_METHOD_SIMDINOV2 = 1,
+    /* class tokens: cross-entropy of assignments to prototypes (M. Caron et al., ICCV 2021) */
+    SD_METHOD_DINO = 2,
+    /* the same, and for masked patches (iBOT), and KoLeo (M. Oquab et al., 2023) */
+    SD_METHOD_DINOV2 = 3
+} sd_method;
+
+/* "simdino", "simdinov2", "dino", "dinov2"; NULL for another number. */
+SD_API const char *sd_method_name(int32_t method);
+/* Errors: SD_ERR_ARGUMENT for another name. */
+SD_API sd_status sd_method_from_name(const char *name, int32_t *method);
+
 typedef struct sd_pretrainer_config {
     size_t size;
     sd_model_config model;
-    sd_simdino_config loss;
+    sd_simdino_config loss;  /* of SimDINO and SimDINOv2 */
     sd_augment_config augment;
     sd_optimizer_config optimizer;
     uint64_t seed;           /* of initialisation, augmentation and stochastic depth; default 0 */
@@ -54,12 +72,83 @@ typedef struct sd_pretrainer_config {
     double weight_decay, weight_decay_end; /* default 0.04 -> 0.4 */
     double momentum, momentum_end;         /* of the teacher, default 0.996 -> 1 */
     int32_t clip;            /* sd_clip_kind, default SD_CLIP_TENSOR */
-    int32_t reserved;
+    int32_t method;          /* sd_method, default SD_METHOD_SIMDINO */
     double clip_limit;       /* default 3.0 */
+
+    /* DINO and DINOv2 (model.prototypes must be set) */
+    sd_dino_config dino;
+    double teacher_temp_start, teacher_temp; /* temperature of the teacher, default 0.04 -> 0.07 */
+    uint64_t teacher_temp_steps;             /* over which it rises in a straight line; default 0: at once */
+    /* steps of an epoch, for what a recipe changes by epoch (DINO: the teacher's temperature); default 0: every step */
+    uint64_t epoch_steps;
+    /* the prototypes stay as they are for so many steps at the start; default 0. DINO: as if they had no gradient; DINOv2:
+     * with a learning rate of 0 */
+    uint64_t freeze_steps;
+
+    /* SimDINOv2 and DINOv2 (model.mask_token must be set) */
+    sd_mask_config mask;
+    double patch_weight;     /* of the loss of masked patches, default 1; 0: no masks */
+    double koleo_weight;     /* DINOv2: of KoLeo, default 0.1 */
+
+    /* learning rates */
+    double lr_start;         /* where the warm-up starts, default 0 */
+    int32_t warmup_kind;     /* sd_warmup_kind */
+    int32_t reserved;
+    /* learning rate of a layer relative to the next one (v2: 0.9), and of the patch embedding beyond that (v2: 0.2);
+     * default 1 and 1 */
+    double layer_decay, patch_embed_lr;
+
+    /* SimDINO and SimDINOv2: values at the end, reached along half a cosine; negative (default): as at the start */
+    double eps_sq_end, coeff_end;
 } sd_pretrainer_config;
 
 /* SimDINO's recipe for ViT-S/16 with the defaults above. */
 SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config);
+
+/* Sets what belongs to a method, from 10000 steps on: the form of network and head (registers, LayerScale, mask token,
+ * prototypes), loss, temperatures, clipping, schedules and learning rates of its official code, all else as init sets it.
+ * Sizes of network, crops and batch stay those of ViT-S/16 and are for the caller to choose.
+ * Errors: SD_ERR_ARGUMENT. */
+SD_API sd_status sd_pretrainer_config_method(sd_pretrainer_config *config, int32_t method);
+
+/* ---- settings by name ---------------------------------------------------------------------- */
+
+/* Every setting of sd_pretrainer_config by the path of its member, "loss.eps_sq" or "batch_size", as text: numbers with a
+ * point whatever the locale, several with commas ("0.4,1"), and words where a number stands for one ("dinov2" for
+ * method). For configuration files, command lines and logs. All functions here are thread-safe. */
+SD_API size_t sd_setting_count(void);
+/* NULL for an index out of range. */
+SD_API const char *sd_setting_name(size_t index);
+/* Writes the setting's text, at most `size` bytes with the final 0 (256 are enough for all but mean and std, 1024 for
+ * those). Errors: SD_ERR_ARGUMENT (no such setting, too small). */
+SD_API sd_status sd_setting_get(const sd_pretrainer_config *config, const char *name, char *text, size_t size);
+/* Errors: SD_ERR_ARGUMENT (no such setting, or a text that is none of its values: config is unchanged). */
+SD_API sd_status sd_setting_set(sd_pretrainer_config *config, const char *name, const char *text);
+
+/* ---- recipes ------------------------------------------------------------------------------- */
+
+/* A recipe is a text of lines "setting = value", with a # before comments. Beside the settings above it may say
+ *     include = NAME              first all that another recipe says
+ *     epochs, epoch_images        length of the run, and images of an epoch where that is not the data set
+ *     base_lr, lr_rule            peak learning rate for a batch of 256 (lr_rule = linear) or 1024 (sqrt), to be scaled
+ *     warmup_epochs, teacher_temp_epochs, freeze_epochs      what becomes a number of steps
+ *     method = NAME               first of all: sd_pretrainer_config_method
+ * Those of the official code are "simdino-vits16", "-vitb16", "-vitl16", "simdinov2-vitb16", "-vitl16", "dino-vits16",
+ * "-vitb16", "dinov2-vitb16" and "-vitl16"; "METHOD-small-grey" and "METHOD-small-colour" are for images of 28 to 64
+ * pixels on a few CPU cores. */
+SD_API size_t sd_recipe_count(void);
+/* NULL for an index out of range. */
+SD_API const char *sd_recipe_name(size_t index);
+/* The text of a recipe; NULL when there is none of that name. */
+SD_API const char *sd_recipe_text(const char *name);
+
+/* Fills `config` by a recipe for a data set of `images` images; batch_size 0 and epochs 0: the recipe's. Everything can be
+ * changed afterwards. A length that is not a number of whole steps is rounded up.
+ * Errors: SD_ERR_ARGUMENT (no such recipe; a text with a line that makes no sense, which sd_last_error() quotes). */
+SD_API sd_status sd_recipe_apply(const char *name, uint64_t images, size_t batch_size, double epochs,
+                                 sd_pretrainer_config *config);
+SD_API sd_status sd_recipe_apply_text(const char *text, uint64_t images, size_t batch_size, double epochs,
+                                      sd_pretrainer_config *config);
 
 /* What one step did. `size` is set by the caller; members it does not know are not written. */
 typedef struct sd_step_metrics {
@@ -74,6 +163,13 @@ typedef struct sd_step_metrics {
     double images_per_second;
     int32_t collapse;       /* 1: the features have collapsed (also logged as a warning, once) */
     int32_t reserved;
+    /* parts of the loss that the method has not are 0 */
+    double patch_loss;      /* of masked patches, without its weight */
+    double koleo;           /* without its weight */
+    double local_loss, global_loss; /* DINO, DINOv2: the pairs with a local, a global student view; they add up */
+    double target_entropy;  /* DINO, DINOv2: of the teacher's mean assignment, in nats; ln K when all are alike */
+    double teacher_temp;    /* DINO, DINOv2 */
+    uint64_t masked_patches;
 } sd_step_metrics;
 
 typedef struct sd_pretrainer sd_pretrainer;

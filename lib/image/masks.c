@@ -1,5 +1,5 @@
-/* Masks of patches for the student: blocks of random place and shape (BEiT's, as iBOT and DINOv2 use them), and how many
- * patches each crop of a batch loses. */
+/* Masks of patches for the student: blocks of random place and shape (BEiT's, as iBOT and DINOv2 use them), and how
+ * many patches each crop of a batch loses. */
 #include "image/image.h"
 
 #include <math.h>
@@ -60,14 +60,15 @@ static sd_status read_config(sd_mask_config *full, const sd_mask_config *config,
               "the grid is %zu x %zu patches: each side must be in 1 .. %d", rows, columns, MAX_SIDE);
     bool none = crops_with_masks(full, images) == 0 || full->ratio_max == 0.0;
     SD_EXPECT(none || (rows >= 2 && columns >= 2), SD_ERR_ARGUMENT,
-              "the grid is %zu x %zu patches: masks are blocks smaller than the grid on both sides, so it takes at least "
-              "2 x 2 (or probability 0)",
+              "the grid is %zu x %zu patches: masks are blocks smaller than the grid on both sides, so it takes at "
+              "least 2 x 2 (or probability 0)",
               rows, columns);
 cleanup:
     return status;
 }
 
-/* torch.linspace goes from both ends to the middle. */
+/* torch.linspace goes from both ends to the middle. (Its vectorised loop, for eight numbers and more, rounds the last
+ * bit differently from processor to processor; this is the plain one.) */
 float sd_mask_edge(const sd_mask_config *config, size_t parts, size_t i) {
     const float low = (float)config->ratio_min, high = (float)config->ratio_max;
     const float step = (high - low) / (float)parts;
@@ -148,7 +149,8 @@ typedef struct draw_work {
     uint64_t seed, step;
     size_t rows, columns, parts;
     uint8_t *masks;
-    size_t *counts; /* holds a random order of the crops: those with a number below `parts` get that part of the ratios */
+    /* holds a random order of the crops at first: those with a number below `parts` get that part of the ratios */
+    size_t *counts;
 } draw_work;
 
 static void draw_mask(void *opaque, size_t image, size_t thread) {

@@ -19,7 +19,7 @@ typedef struct content {
     sd_name_target target;
     sd_tensor_data *tensors;
     char (*names)[SD_NATIVE_NAME_MAX];
-    size_t count, room;
+    size_t count;
     float *made; /* class token with its position; zeros; ones: dim each */
 } content;
 
@@ -77,11 +77,11 @@ static sd_status add_expected(content *c) {
     if (c->target.names != SD_NAMES_HUGGING_FACE || !c->target.v2)
         return SD_OK;
     if (!c->config.mask_token)
-        status = add(c, "embeddings.mask_token", token, 2, c->made ? c->made + c->config.dim : NULL);
+        status = add(c, "embeddings.mask_token", token, 2, c->made + c->config.dim);
     for (int32_t i = 0; c->config.layer_scale == 0.0 && status == SD_OK && i < 2 * c->config.depth; i++) {
         char name[SD_NATIVE_NAME_MAX];
         snprintf(name, sizeof name, "encoder.layer.%d.layer_scale%d.lambda1", (int)(i / 2), (int)(i % 2 + 1));
-        status = add(c, name, vector, 1, c->made ? c->made + 2 * (size_t)c->config.dim : NULL);
+        status = add(c, name, vector, 1, c->made + 2 * (size_t)c->config.dim);
     }
     return status;
 }
@@ -199,17 +199,20 @@ SD_API sd_status sd_model_save_weights(const sd_model *model, const char *path, 
                                 .with_heads = with_heads == 1,
                                 .v2 = config->registers > 0 || config->mask_token || config->layer_scale != 0.0 ||
                                       config->feed_forward == SD_FEED_FORWARD_SWIGLU};
-    SD_TRY(add_all(&c));
-    size_t count = c.count;
-    sd_tensor_data *tensors = SD_NEW_ARRAY(context, sd_tensor_data, count);
-    c.tensors = tensors;
-    c.names = sd_allocate(context, count, sizeof *c.names);
     c.made = SD_NEW_ARRAY(context, float, 3 * (size_t)config->dim);
-    if (!c.tensors || !c.names || !c.made) {
+    if (!c.made) {
         status = SD_ERR_MEMORY;
         goto cleanup;
     }
     make_values(&c);
+    SD_TRY(add_all(&c)); /* counts */
+    sd_tensor_data *tensors = SD_NEW_ARRAY(context, sd_tensor_data, c.count);
+    c.names = sd_allocate(context, c.count, sizeof *c.names);
+    c.tensors = tensors;
+    if (!c.tensors || !c.names) {
+        status = SD_ERR_MEMORY;
+        goto cleanup;
+    }
     SD_TRY(add_all(&c));
     status =
         archive ? sd_tensor_file_write(context, path, c.tensors, c.count, 0) : write_safetensors(context, path, &c);

@@ -6,6 +6,7 @@
  *
  * Compression costs one dot product for each student row, not one for each pair: with weighted rows, the sum over i !=
  * j of <t_i, s_j> is <T_j, s_j>, where T_0 = t_1, T_1 = t_0 and T_j = t_0 + t_1 for the local views. */
+#include "loss/features.h"
 #include "loss/rate.h"
 
 #include "math/math.h"
@@ -142,6 +143,17 @@ cleanup:
     return status;
 }
 
+SD_API sd_status sd_simdino_loss_set_weights(sd_simdino_loss *loss, double eps_sq, double coeff) {
+    SD_REQUIRE(loss, SD_ERR_ARGUMENT, "loss is NULL");
+    sd_simdino_config config = loss->config;
+    config.eps_sq = eps_sq;
+    config.coeff = coeff;
+    sd_status status = check_config(&config);
+    if (status == SD_OK)
+        loss->config = config;
+    return status;
+}
+
 SD_API void sd_simdino_loss_destroy(sd_simdino_loss *loss) {
     if (!loss)
         return;
@@ -184,26 +196,11 @@ static void rate_task(pass *p, size_t task, size_t thread) {
 
 /* ---- compression --------------------------------------------------------------------------- */
 
-/* <a, b> in double; lanes, so that it can be vectorised without reordering. */
-static double dot(const float *a, const float *b, size_t n) {
-    double lane[LANES] = {0}, sum = 0.0;
-    size_t i = 0;
-
-    for (; i + LANES <= n; i += LANES)
-        for (size_t l = 0; l < LANES; l++)
-            lane[l] += (double)a[i + l] * (double)b[i + l];
-    for (; i < n; i++)
-        sum += (double)a[i] * (double)b[i];
-    for (size_t l = 0; l < LANES; l++)
-        sum += lane[l];
-    return sum;
-}
-
 static double inverse_length(const pass *p, const float *row, bool *clamped) {
     *clamped = true;
     if (p->loss->config.normalized)
         return 1.0;
-    double length = sqrt(dot(row, row, p->loss->dim));
+    double length = sqrt(sd_dot(row, row, p->loss->dim));
     *clamped = !(length > NORM_FLOOR);
     return 1.0 / (*clamped ? NORM_FLOOR : length);
 }
@@ -217,7 +214,7 @@ static double compress_row(const pass *p, size_t view, size_t r, const double te
     double a0 = view == 0 ? 0.0 : teacher_scale[0], a1 = view == 1 ? 0.0 : teacher_scale[1];
     bool clamped;
     double scale = inverse_length(p, s, &clamped);
-    double product = (view == 0 ? 0.0 : a0 * dot(t0, s, dim)) + (view == 1 ? 0.0 : a1 * dot(t1, s, dim));
+    double product = (view == 0 ? 0.0 : a0 * sd_dot(t0, s, dim)) + (view == 1 ? 0.0 : a1 * sd_dot(t1, s, dim));
 
     if (grad) {
         /* d/ds of scale*<T, s>: scale*T, and through the length -scale^3 <T, s> s. */
@@ -270,33 +267,6 @@ static void value_task(void *work, size_t index, size_t thread) {
 static void gradient_task(void *work, size_t index, size_t thread) {
     (void)thread;
     (void)compress_block(work, index, true);
-}
-
-/* Mean cosine between different rows: (|sum u|^2 - sum |u|^2) / (m (m - 1)) with u the rows divided by their lengths. */
-static double mean_similarity(const float *rows, size_t m, size_t dim) {
-    double total = 0.0, own = 0.0;
-
-    if (m < 2)
-        return 0.0;
-    /* |sum u|^2 column by column would stride; the columns are taken in bands that fit on the stack. */
-    double lengths_squared = 0.0;
-    for (size_t j0 = 0; j0 < dim; j0 += 64) {
-        size_t width = sd_size_min(64, dim - j0);
-        double sum[64] = {0};
-        for (size_t r = 0; r < m; r++) {
-            const float *row = rows + r * dim;
-            lengths_squared = dot(row, row, dim);
-            if (lengths_squared > 0.0) {
-                double scale = 1.0 / sqrt(lengths_squared);
-                for (size_t j = 0; j < width; j++)
-                    sum[j] += scale * (double)row[j0 + j];
-                own += j0 == 0 ? 1.0 : 0.0;
-            }
-        }
-        for (size_t j = 0; j < width; j++)
-            total += sum[j] * sum[j];
-    }
-    return (total - own) / ((double)m * (double)(m - 1));
 }
 
 /* The first number that is not finite among the features, in words. */
@@ -386,6 +356,6 @@ SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *st
                                       .expansion = gamma * rate,
                                       .rate = rate,
                                       .effective_rank = p.effective_rank,
-                                      .similarity = mean_similarity(student, samples, loss->dim)};
+                                      .similarity = sd_mean_similarity(student, samples, loss->dim)};
     return status;
 }

@@ -320,6 +320,71 @@ static void attend_one_backward(const float *restrict q, const float *restrict k
     }
 }
 
+static void center_logits(float *restrict z, const float *restrict center, size_t n, float inverse_temperature) {
+    if (center == NULL) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            z[j] *= inverse_temperature;
+    } else {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            z[j] = (z[j] - center[j]) * inverse_temperature;
+    }
+}
+
+/* Sums over tens of thousands of terms are taken in pieces, added up in double. */
+#define SD_ENTROPY_PIECE 1024
+
+static double cross_entropy(float *restrict z, const float *restrict q0, const float *restrict q1, size_t n,
+                            size_t padded, float inverse_temperature, float total, float scale) {
+    double dot = 0.0;
+    float largest = -FLT_MAX;
+    for (size_t first = 0; first < n; first += SD_ENTROPY_PIECE) {
+        size_t last = first + SD_ENTROPY_PIECE < n ? first + SD_ENTROPY_PIECE : n;
+        float sum = 0.0f;
+        if (q1 == NULL) {
+#pragma omp simd reduction(+ : sum) reduction(max : largest)
+            for (size_t j = first; j < last; j++) {
+                z[j] *= inverse_temperature;
+                largest = z[j] > largest ? z[j] : largest;
+                sum += q0[j] * z[j];
+            }
+        } else {
+#pragma omp simd reduction(+ : sum) reduction(max : largest)
+            for (size_t j = first; j < last; j++) {
+                z[j] *= inverse_temperature;
+                largest = z[j] > largest ? z[j] : largest;
+                sum += (q0[j] + q1[j]) * z[j];
+            }
+        }
+        dot += (double)sum;
+    }
+    for (size_t j = n; j < padded; j++)
+        z[j] = -1e30f;
+    double exponentials = 0.0;
+    for (size_t first = 0; first < padded; first += SD_ENTROPY_PIECE) {
+        size_t last = first + SD_ENTROPY_PIECE < padded ? first + SD_ENTROPY_PIECE : padded;
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (size_t j = first; j < last; j++) {
+            z[j] = exp_kernel(z[j] - largest);
+            sum += z[j];
+        }
+        exponentials += (double)sum;
+    }
+    const float factor = scale * total * (float)(1.0 / exponentials);
+    if (q1 == NULL) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            z[j] = factor * z[j] - scale * q0[j];
+    } else {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++)
+            z[j] = factor * z[j] - scale * (q0[j] + q1[j]);
+    }
+    return (double)total * ((double)largest + log(exponentials)) - dot;
+}
+
 static void exp_array(const float *restrict x, float *restrict y, size_t count) {
     SD_SIMD
     for (size_t i = 0; i < count; i++)
@@ -342,5 +407,7 @@ const sd_kernels SD_KERNELS = {
     .softmax_backward = softmax_backward,
     .attend_one = attend_one,
     .attend_one_backward = attend_one_backward,
+    .cross_entropy = cross_entropy,
+    .center_logits = center_logits,
     .exp = exp_array,
 };

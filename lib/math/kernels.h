@@ -56,6 +56,13 @@ typedef struct sd_kernels {
     void (*attend_one_backward)(const float *q, const float *k, const float *v, const float *p, const float *do_,
                                 size_t tokens, size_t n, size_t ld, float scale, float *work, float *dq, float *dk,
                                 float *dv, size_t ldd);
+    /* Cross-entropy of one row against targets q0 + q1 (q1 NULL: q0 alone), whose sum is `total`: returns sum_j T_j (lse -
+     * t z_j), lse = log sum e^(t z), and leaves scale * (total * softmax(t z) - T) in z. t = inverse_temperature. `padded`
+     * as of softmax. */
+    double (*cross_entropy)(float *z, const float *q0, const float *q1, size_t n, size_t padded,
+                            float inverse_temperature, float total, float scale);
+    /* z <- t (z - center); center NULL: 0. */
+    void (*center_logits)(float *z, const float *center, size_t n, float inverse_temperature);
     /* For tests: exp and the normal distribution function as the kernels compute them. */
     void (*exp)(const float *x, float *y, size_t count);
 } sd_kernels;

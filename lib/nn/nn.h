@@ -4,43 +4,7 @@
 
 #include "base/base.h"
 #include "math/kernels.h"
-
-/* ---- products over many threads (products.c) ----------------------------------------------- */
-
-/* C[m x n] = op(A) op(B) + beta C, cut into tiles that threads take. */
-typedef struct sd_product sd_product;
-struct sd_product {
-    bool ta, tb;
-    size_t m, n, k;
-    const float *a;
-    size_t lda;
-    const float *b;
-    size_t ldb;
-    float beta;
-    float *c;
-    size_t ldc;
-    size_t tile_m, tile_n; /* 0: SD_PRODUCT_TILE */
-    /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); may be
-     * NULL. */
-    void (*finish)(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns);
-    const void *finish_data;
-};
-
-#define SD_PRODUCT_TILE 384
-#define SD_PRODUCTS_MAX 32
-
-/* The three products of a linear layer, with W[out x in] as PyTorch stores it. */
-/* Y[rows x out] = X[rows x in] W' */
-sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y);
-/* dX[rows x in] = dY[rows x out] W */
-sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx);
-/* dW[out x in] += dY' X */
-sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight);
-
-/* Runs all products, and extra(extra_data) as one more task if it is not NULL. The tiles do not depend on the number of
- * threads. */
-sd_status sd_run_products(sd_context *context, const sd_product *products, size_t count, void (*extra)(void *),
-                          void *extra_data);
+#include "math/products.h"
 
 /* ---- self-attention of one sequence (attention.c) ------------------------------------------ */
 

@@ -1,7 +1,8 @@
 /* Checkpoints: one safetensors file with everything that training needs to go on.
  *
  *   metadata  format, format_version, library, steps, optimizer.steps, all settings of the configuration, the checksums
- *   tensors   student.NAME, teacher.NAME, optimizer.STATE.NAME for every tensor NAME of the model
+ *   tensors   student.NAME, teacher.NAME, optimizer.STATE.NAME for every tensor NAME of the model; objective.NAME for
+ *             what a method's losses keep between steps (centers)
  *
  * Compatibility: format_version rises when an older library could not read a file rightly. Within one version the
  * settings may grow: a setting added later is written only where it differs from its default, so that older libraries
@@ -65,9 +66,11 @@ static sd_status collect_metadata(const sd_pretrainer *trainer, checkpoint_conte
     add_number(content, fixed_keys[3], sd_pretrainer_position(trainer));
     add_number(content, fixed_keys[4], sd_optimizer_steps(sd_pretrainer_optimizer(trainer)));
     for (size_t i = 0; i < sd_setting_count(); i++) {
+        if (sd_setting_is_late(i) && sd_setting_is_default(sd_pretrainer_config_of(trainer), i))
+            continue;
         char *value = content->values + content->metadata_count * SD_SETTING_MAX;
         sd_setting_print(sd_pretrainer_config_of(trainer), i, value);
-        add_metadata(content, sd_setting_key(i), value);
+        add_metadata(content, sd_setting_name(i), value);
     }
     return SD_OK;
 }
@@ -99,6 +102,19 @@ static void add_group(checkpoint_content *content, const sd_model *model, const 
     }
 }
 
+/* What the objective keeps between steps, under "objective.NAME". */
+static void add_state(checkpoint_content *content, sd_objective_state state) {
+    sd_text name = {.buffer = content->names ? content->names + content->names_used : NULL};
+    sd_text_put(&name, "objective.");
+    sd_text_put(&name, state.name);
+    sd_text_put_bytes(&name, "", 1);
+    if (content->tensors)
+        content->tensors[content->tensor_count] = (sd_tensor_source){
+            .name = name.buffer, .dimensions = 2, .shape = {state.rows, state.columns}, .data = state.values};
+    content->names_used += name.length;
+    content->tensor_count++;
+}
+
 /* Without arrays it only counts. */
 static void add_all_groups(const sd_pretrainer *trainer, checkpoint_content *content) {
     const sd_model *student = sd_pretrainer_student(trainer), *teacher = sd_pretrainer_teacher(trainer);
@@ -109,6 +125,9 @@ static void add_all_groups(const sd_pretrainer *trainer, checkpoint_content *con
     for (size_t i = 0; i < sd_optimizer_state_count(optimizer); i++)
         add_group(content, student, "optimizer", sd_optimizer_state_name(optimizer, i),
                   sd_optimizer_state(optimizer, i));
+    const sd_objective *objective = sd_pretrainer_objective(trainer);
+    for (size_t i = 0; i < sd_objective_state_count(objective); i++)
+        add_state(content, sd_objective_state_at(objective, i));
 }
 
 static sd_status collect_tensors(const sd_pretrainer *trainer, checkpoint_content *content) {
@@ -167,7 +186,7 @@ static bool key_is_known(const char *key) {
         if (strcmp(key, fixed_keys[i]) == 0)
             return true;
     for (size_t i = 0; i < sd_setting_count(); i++)
-        if (strcmp(key, sd_setting_key(i)) == 0)
+        if (strcmp(key, sd_setting_name(i)) == 0)
             return true;
     return strncmp(key, "crc32_", 6) == 0;
 }
@@ -180,7 +199,9 @@ static sd_status read_config(checkpoint *from) {
                    "%s: this library does not know its setting %.100s: use a newer one", from->path, key);
     }
     for (size_t i = 0; i < sd_setting_count(); i++) {
-        const char *key = sd_setting_key(i), *text = sd_safetensors_metadata(from->file, key);
+        const char *key = sd_setting_name(i), *text = sd_safetensors_metadata(from->file, key);
+        if (!text && sd_setting_is_late(i))
+            continue;
         SD_REQUIRE(text, SD_ERR_FORMAT, "%s: the metadata lack %s", from->path, key);
         SD_REQUIRE(sd_setting_parse(&from->config, i, text), SD_ERR_FORMAT, "%s: %s is \"%.100s\"", from->path, key,
                    text);
@@ -256,21 +277,34 @@ static sd_status read_group(const checkpoint *from, const sd_model *model, const
     return SD_OK;
 }
 
+static sd_status read_state(const checkpoint *from, sd_objective_state state) {
+    char name[64];
+    snprintf(name, sizeof name, "objective.%s", state.name);
+    const sd_tensor_entry *entry = sd_safetensors_find(from->file, name);
+    SD_REQUIRE(entry, SD_ERR_FORMAT, "%s: tensor %s is missing", from->path, name);
+    SD_REQUIRE(entry->dimensions == 2 && entry->shape[0] == state.rows && entry->shape[1] == state.columns &&
+                   strcmp(entry->dtype, "F32") == 0,
+               SD_ERR_FORMAT, "%s: tensor %s has another shape or type than its configuration says", from->path, name);
+    return sd_safetensors_read_f32(from->file, entry, state.values, state.rows * state.columns);
+}
+
 static sd_status read_trainer(const checkpoint *from, sd_pretrainer *trainer) {
     sd_status status;
     sd_model *student = sd_pretrainer_mutable_student(trainer), *teacher = sd_pretrainer_mutable_teacher(trainer);
     sd_optimizer *optimizer = sd_pretrainer_optimizer(trainer);
-    size_t groups = 2 + sd_optimizer_state_count(optimizer);
-    SD_EXPECT(sd_safetensors_count(from->file) == groups * sd_model_tensor_count(student), SD_ERR_FORMAT,
-              "%s: %zu tensors, expected %zu", from->path, sd_safetensors_count(from->file),
-              groups * sd_model_tensor_count(student));
+    const sd_objective *objective = sd_pretrainer_objective(trainer);
+    size_t groups = 2 + sd_optimizer_state_count(optimizer), states = sd_objective_state_count(objective);
+    size_t expected = groups * sd_model_tensor_count(student) + states;
+    SD_EXPECT(sd_safetensors_count(from->file) == expected, SD_ERR_FORMAT, "%s: %zu tensors, expected %zu", from->path,
+              sd_safetensors_count(from->file), expected);
     SD_TRY(read_group(from, student, "student", NULL, sd_model_parameters(student)));
     SD_TRY(read_group(from, teacher, "teacher", NULL, sd_model_parameters(teacher)));
     for (size_t i = 0; i < sd_optimizer_state_count(optimizer); i++)
         SD_TRY(read_group(from, student, "optimizer", sd_optimizer_state_name(optimizer, i),
                           sd_optimizer_state(optimizer, i)));
-    sd_optimizer_set_steps(optimizer, from->optimizer_steps);
-    sd_pretrainer_set_position(trainer, from->steps);
+    for (size_t i = 0; i < states; i++)
+        SD_TRY(read_state(from, sd_objective_state_at(objective, i)));
+    SD_TRY(sd_pretrainer_set_position(trainer, from->steps, from->optimizer_steps));
 cleanup:
     return status;
 }

@@ -4,20 +4,18 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef enum setting_type { SETTING_I32, SETTING_U64, SETTING_SIZE, SETTING_F64 } setting_type;
-
 typedef struct setting {
     const char *key; /* the member's path in sd_pretrainer_config */
-    setting_type type;
+    sd_setting_type type;
     size_t offset;
     size_t count;    /* of numbers: F64 members may be arrays */
 } setting;
 
 #define MEMBER_SIZE(member) sizeof(((sd_pretrainer_config *)0)->member)
-#define I32(member) {#member, SETTING_I32, offsetof(sd_pretrainer_config, member), 1}
-#define U64(member) {#member, SETTING_U64, offsetof(sd_pretrainer_config, member), 1}
-#define SIZE(member) {#member, SETTING_SIZE, offsetof(sd_pretrainer_config, member), 1}
-#define F64(member) {#member, SETTING_F64, offsetof(sd_pretrainer_config, member), MEMBER_SIZE(member) / sizeof(double)}
+#define I32(member) {#member, SD_SETTING_I32, offsetof(sd_pretrainer_config, member), 1}
+#define U64(member) {#member, SD_SETTING_U64, offsetof(sd_pretrainer_config, member), 1}
+#define SIZE(member) {#member, SD_SETTING_SIZE, offsetof(sd_pretrainer_config, member), 1}
+#define F64(member) {#member, SD_SETTING_F64, offsetof(sd_pretrainer_config, member), MEMBER_SIZE(member) / sizeof(double)}
 
 static const setting settings[] = {
     I32(model.image_size),      I32(model.patch_size),     I32(model.channels),
@@ -40,18 +38,40 @@ static const setting settings[] = {
     U64(warmup_steps),          F64(lr),                   F64(min_lr),
     F64(weight_decay),          F64(weight_decay_end),     F64(momentum),
     F64(momentum_end),          I32(clip),                 F64(clip_limit),
+    /* settings that came later: a file has them only where they differ from the defaults */
+#define FIRST_LATE_SETTING "method"
+    I32(method),
+    I32(model.registers),       I32(model.mask_token),     I32(model.feed_forward),
+    I32(model.qk_norm),         I32(model.interpolate_antialias), I32(model.drop_path_uniform),
+    I32(model.drop_path_subset), I32(model.prototypes),    I32(model.prototype_scale),
+    I32(model.patch_head),      I32(model.patch_prototypes), F64(model.layer_scale),
+    I32(dino.target),           I32(dino.sinkhorn_iterations), F64(dino.student_temp),
+    F64(dino.center_momentum),  F64(teacher_temp_start),   F64(teacher_temp),
+    U64(teacher_temp_steps),    U64(epoch_steps),          U64(freeze_steps),
+    F64(mask.ratio_min),        F64(mask.ratio_max),       F64(mask.probability),
+    F64(mask.block_share),      F64(mask.block_aspect),    I32(mask.block_patches),
+    F64(patch_weight),          F64(koleo_weight),         F64(lr_start),
+    I32(warmup_kind),           F64(layer_decay),          F64(patch_embed_lr),
+    F64(eps_sq_end),            F64(coeff_end),
 };
 
-size_t sd_setting_count(void) { return sizeof settings / sizeof settings[0]; }
+SD_API size_t sd_setting_count(void) { return sizeof settings / sizeof settings[0]; }
 
-const char *sd_setting_key(size_t index) { return settings[index].key; }
+SD_API const char *sd_setting_name(size_t index) {
+    return index < sd_setting_count() ? settings[index].key : NULL;
+}
 
-static size_t number_size(setting_type type) {
+sd_setting_type sd_setting_type_of(size_t index, size_t *count) {
+    *count = settings[index].count;
+    return settings[index].type;
+}
+
+static size_t number_size(sd_setting_type type) {
     switch (type) {
-    case SETTING_I32: return sizeof(int32_t);
-    case SETTING_U64: return sizeof(uint64_t);
-    case SETTING_SIZE: return sizeof(size_t);
-    case SETTING_F64: return sizeof(double);
+    case SD_SETTING_I32: return sizeof(int32_t);
+    case SD_SETTING_U64: return sizeof(uint64_t);
+    case SD_SETTING_SIZE: return sizeof(size_t);
+    case SD_SETTING_F64: return sizeof(double);
     }
     return 0;
 }
@@ -59,6 +79,20 @@ static size_t number_size(setting_type type) {
 size_t sd_setting_bytes(size_t index, size_t *offset) {
     *offset = settings[index].offset;
     return settings[index].count * number_size(settings[index].type);
+}
+
+bool sd_setting_is_late(size_t index) {
+    size_t first = 0;
+    while (strcmp(settings[first].key, FIRST_LATE_SETTING) != 0)
+        first++;
+    return index >= first;
+}
+
+bool sd_setting_is_default(const sd_pretrainer_config *config, size_t index) {
+    sd_pretrainer_config defaults;
+    sd_pretrainer_config_init(&defaults);
+    size_t offset, bytes = sd_setting_bytes(index, &offset);
+    return memcmp((const char *)config + offset, (const char *)&defaults + offset, bytes) == 0;
 }
 
 /* ---- printing ------------------------------------------------------------------------------ */
@@ -104,19 +138,19 @@ void sd_setting_print(const sd_pretrainer_config *config, size_t index, char *te
     uint64_t wide;
     size_t size;
     switch (one->type) {
-    case SETTING_I32:
+    case SD_SETTING_I32:
         memcpy(&narrow, at, sizeof narrow);
         snprintf(text, SD_SETTING_MAX, "%d", (int)narrow);
         break;
-    case SETTING_U64:
+    case SD_SETTING_U64:
         memcpy(&wide, at, sizeof wide);
         snprintf(text, SD_SETTING_MAX, "%llu", (unsigned long long)wide);
         break;
-    case SETTING_SIZE:
+    case SD_SETTING_SIZE:
         memcpy(&size, at, sizeof size);
         snprintf(text, SD_SETTING_MAX, "%zu", size);
         break;
-    case SETTING_F64: print_doubles(at, one->count, text); break;
+    case SD_SETTING_F64: print_doubles(at, one->count, text); break;
     }
 }
 
@@ -165,7 +199,7 @@ bool sd_setting_parse(sd_pretrainer_config *config, size_t index, const char *te
     char *at = (char *)config + one->offset;
     uint64_t number;
     switch (one->type) {
-    case SETTING_I32: {
+    case SD_SETTING_I32: {
         bool negative = text[0] == '-';
         if (!parse_unsigned(text + negative, INT32_MAX, &number))
             return false;
@@ -173,19 +207,19 @@ bool sd_setting_parse(sd_pretrainer_config *config, size_t index, const char *te
         memcpy(at, &narrow, sizeof narrow);
         return true;
     }
-    case SETTING_U64:
+    case SD_SETTING_U64:
         if (!parse_unsigned(text, UINT64_MAX, &number))
             return false;
         memcpy(at, &number, sizeof number);
         return true;
-    case SETTING_SIZE: {
+    case SD_SETTING_SIZE: {
         if (!parse_unsigned(text, SIZE_MAX, &number))
             return false;
         size_t size = (size_t)number;
         memcpy(at, &size, sizeof size);
         return true;
     }
-    case SETTING_F64: return parse_doubles(text, one->count, at);
+    case SD_SETTING_F64: return parse_doubles(text, one->count, at);
     }
     return false;
 }

@@ -1,10 +1,8 @@
-/* The pretrainer as an object: configuration, creation, memory. */
+/* The pretrainer as an object: creation, memory. */
 #define _POSIX_C_SOURCE 200809L
 #include "train/trainer.h"
 #include "model/model.h"
 
-#include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,31 +13,7 @@ double sd_trainer_clock(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* ---- configuration ------------------------------------------------------------------------- */
-
-SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config) {
-    if (config == NULL)
-        return;
-    memset(config, 0, sizeof *config);
-    config->size = sizeof *config;
-    sd_model_config_init(&config->model);
-    sd_simdino_config_init(&config->loss);
-    sd_augment_config_init(&config->augment);
-    sd_optimizer_config_init(&config->optimizer);
-    config->batch_size = 64;
-    config->accumulation = SD_ACCUMULATE_WHOLE;
-    config->activations = SD_ACTIVATIONS_SPEED;
-    config->total_steps = 10000;
-    config->warmup_steps = 1000;
-    config->lr = 5e-4;
-    config->min_lr = 1e-6;
-    config->weight_decay = 0.04;
-    config->weight_decay_end = 0.4;
-    config->momentum = 0.996;
-    config->momentum_end = 1.0;
-    config->clip = SD_CLIP_TENSOR;
-    config->clip_limit = 3.0;
-}
+/* ---- sizes --------------------------------------------------------------------------------- */
 
 size_t sd_trainer_global_values(const sd_pretrainer_config *config) {
     return (size_t)config->model.channels * (size_t)config->augment.global_size * (size_t)config->augment.global_size;
@@ -65,99 +39,55 @@ size_t sd_trainer_groups(const sd_pretrainer_config *config, size_t samples, sd_
     return 2;
 }
 
-static bool is_positive(double value) { return value > 0.0 && isfinite(value); }
-static bool is_not_negative(double value) { return value >= 0.0 && isfinite(value); }
-static bool is_share(double value) { return value >= 0.0 && value <= 1.0; }
-
-sd_status sd_trainer_check(const sd_pretrainer_config *c) {
-    const sd_augment_config *augment = &c->augment;
-    int32_t patch = c->model.patch_size;
-    SD_REQUIRE(c->model.head_layers > 0, SD_ERR_ARGUMENT,
-               "model.head_layers is 0: pretraining needs a projection head");
-    SD_REQUIRE(augment->global_size > 0 && patch > 0 && augment->global_size % patch == 0, SD_ERR_ARGUMENT,
-               "augment.global_size is %d: it must be a multiple of model.patch_size (%d)", augment->global_size,
-               patch);
-    SD_REQUIRE(augment->local_crops >= 0 && augment->local_crops <= SD_MAX_VIEWS - 2, SD_ERR_ARGUMENT,
-               "augment.local_crops is %d: it must be 0 to %d", augment->local_crops, SD_MAX_VIEWS - 2);
-    SD_REQUIRE(augment->local_crops == 0 || (augment->local_size > 0 && augment->local_size % patch == 0),
-               SD_ERR_ARGUMENT, "augment.local_size is %d: it must be a multiple of model.patch_size (%d)",
-               augment->local_size, patch);
-    SD_REQUIRE(c->batch_size >= 1 && c->batch_size <= 1 << 20, SD_ERR_ARGUMENT,
-               "batch_size is %zu: it must be 1 to %d", c->batch_size, 1 << 20);
-    SD_REQUIRE(c->accumulation == SD_ACCUMULATE_WHOLE || c->accumulation == SD_ACCUMULATE_PIECES, SD_ERR_ARGUMENT,
-               "accumulation is %d: it must be one of sd_accumulation", c->accumulation);
-    SD_REQUIRE(c->activations == SD_ACTIVATIONS_SPEED || c->activations == SD_ACTIVATIONS_MEMORY, SD_ERR_ARGUMENT,
-               "activations is %d: training needs SD_ACTIVATIONS_SPEED or SD_ACTIVATIONS_MEMORY", c->activations);
-    SD_REQUIRE(c->loss.groups >= 1 && c->batch_size % (size_t)c->loss.groups == 0, SD_ERR_ARGUMENT,
-               "loss.groups is %d: it must be at least 1 and divide batch_size (%zu)", c->loss.groups, c->batch_size);
-    SD_REQUIRE(c->accumulation == SD_ACCUMULATE_WHOLE || sd_trainer_micro_batch(c) % (size_t)c->loss.groups == 0,
-               SD_ERR_ARGUMENT, "loss.groups is %d: with SD_ACCUMULATE_PIECES it must divide micro_batch (%zu)",
-               c->loss.groups, sd_trainer_micro_batch(c));
-    SD_REQUIRE(c->total_steps >= 1, SD_ERR_ARGUMENT, "total_steps is 0: it must be at least 1");
-    SD_REQUIRE(c->warmup_steps <= c->total_steps, SD_ERR_ARGUMENT,
-               "warmup_steps is %llu: it must not exceed total_steps (%llu)", (unsigned long long)c->warmup_steps,
-               (unsigned long long)c->total_steps);
-    SD_REQUIRE(is_not_negative(c->lr) && is_not_negative(c->min_lr), SD_ERR_ARGUMENT,
-               "lr is %g and min_lr is %g: both must be finite and not negative", c->lr, c->min_lr);
-    SD_REQUIRE(is_not_negative(c->weight_decay) && is_not_negative(c->weight_decay_end), SD_ERR_ARGUMENT,
-               "weight_decay is %g and weight_decay_end is %g: both must be finite and not negative", c->weight_decay,
-               c->weight_decay_end);
-    SD_REQUIRE(is_share(c->momentum) && is_share(c->momentum_end), SD_ERR_ARGUMENT,
-               "momentum is %g and momentum_end is %g: both must be in [0, 1]", c->momentum, c->momentum_end);
-    SD_REQUIRE(c->clip == SD_CLIP_NONE || c->clip == SD_CLIP_TENSOR || c->clip == SD_CLIP_MODULE, SD_ERR_ARGUMENT,
-               "clip is %d: it must be one of sd_clip_kind", c->clip);
-    SD_REQUIRE(c->clip == SD_CLIP_NONE || is_positive(c->clip_limit), SD_ERR_ARGUMENT,
-               "clip_limit is %g: it must be finite and above 0", c->clip_limit);
-    return SD_OK;
+/* How the student's and the teacher's passes over a piece are planned. */
+static void plan_passes(const sd_pretrainer_config *config, const sd_batch_shape *shape, sd_activations_config *student,
+                        sd_activations_config *teacher) {
+    sd_activations_config_init(student);
+    student->mode = config->activations;
+    student->all_tokens = sd_method_has_masks(config);
+    student->max_patches =
+        shape->micro < shape->batch ? shape->max_piece_patches : shape->max_patches;
+    *teacher = *student;
+    teacher->mode = SD_ACTIVATIONS_INFERENCE;
 }
 
-/* The outer struct and the four within it may each be of an older header's size. */
-static sd_status read_config(const sd_pretrainer_config *source, sd_pretrainer_config *config) {
-    sd_pretrainer_config_init(config);
-    sd_pretrainer_config given = *config;
-    sd_status status = sd_config_read(&given, sizeof given, source, "sd_pretrainer_config");
-    if (status != SD_OK)
-        return status;
-    sd_pretrainer_config defaults = *config;
-    *config = given;
-    config->model = defaults.model;
-    config->loss = defaults.loss;
-    config->augment = defaults.augment;
-    config->optimizer = defaults.optimizer;
-    if ((status = sd_config_read(&config->model, sizeof config->model, &given.model, "model")) != SD_OK ||
-        (status = sd_config_read(&config->loss, sizeof config->loss, &given.loss, "loss")) != SD_OK ||
-        (status = sd_config_read(&config->augment, sizeof config->augment, &given.augment, "augment")) != SD_OK ||
-        (status = sd_config_read(&config->optimizer, sizeof config->optimizer, &given.optimizer, "optimizer")) != SD_OK)
-        return status;
-    return sd_trainer_check(config);
+/* Where pieces have losses of their own, the prototypes' gradient of one is weighted by its share of the batch. */
+static bool needs_prototype_gradient(const sd_pretrainer_config *config) {
+    return sd_method_has_prototypes(config) && config->accumulation == SD_ACCUMULATE_PIECES &&
+           sd_trainer_micro_batch(config) < config->batch_size;
 }
 
 /* ---- create and destroy -------------------------------------------------------------------- */
 
-/* Counts of floats that a pretrainer allocates for itself. */
-typedef struct trainer_sizes {
-    size_t parameters, student_rows, teacher_rows, piece_pixels;
-    bool pieces;
-} trainer_sizes;
-
-static sd_status sizes_of(const sd_pretrainer_config *config, const sd_geometry *geometry, trainer_sizes *sizes) {
-    size_t micro = sd_trainer_micro_batch(config), views = 2 + (size_t)config->augment.local_crops, per_sample, total;
-    sizes->parameters = sd_geometry_parameters(geometry);
-    sizes->student_rows = views * config->batch_size;
-    sizes->teacher_rows = 2 * config->batch_size;
-    sizes->pieces = micro < config->batch_size;
-    per_sample = 2 * sd_trainer_global_values(config) +
-                 (size_t)config->augment.local_crops * sd_trainer_local_values(config);
-    SD_REQUIRE(sd_size_mul(per_sample, micro, &total), SD_ERR_MEMORY, "the crops of %zu samples do not fit into memory",
-               micro);
-    sizes->piece_pixels = sizes->pieces ? total : 0;
-    return SD_OK;
+/* Learning rates by layer, and the same with the prototypes at 0. */
+static sd_status plan_rates(sd_pretrainer *trainer) {
+    const sd_pretrainer_config *c = &trainer->config;
+    const sd_model *model = trainer->student;
+    bool layers = c->layer_decay != 1.0 || c->patch_embed_lr != 1.0, freezes = c->method == SD_METHOD_DINOV2;
+    if (!layers && !freezes)
+        return SD_OK;
+    trainer->rates = SD_NEW_ARRAY(trainer->context, double, model->tensor_count);
+    trainer->last_layer_rates = SD_NEW_ARRAY(trainer->context, double, model->tensor_count);
+    if (trainer->rates == NULL || trainer->last_layer_rates == NULL)
+        return SD_ERR_MEMORY;
+    sd_status status = sd_layer_multipliers(model->tensors, model->tensor_count, c->model.depth, c->layer_decay,
+                                            c->patch_embed_lr, trainer->rates, NULL, NULL);
+    if (status != SD_OK)
+        return status;
+    for (size_t i = 0; i < model->tensor_count; i++) {
+        bool last = strstr(model->tensors[i].name, "last_layer.") != NULL;
+        trainer->last_layer_rates[i] = last ? 0.0 : trainer->rates[i];
+    }
+    return sd_optimizer_set_multipliers(trainer->optimizer, trainer->rates, NULL);
 }
 
 SD_API sd_status sd_pretrainer_create(sd_context *context, const sd_pretrainer_config *source, sd_pretrainer **out) {
     SD_REQUIRE(out != NULL, SD_ERR_ARGUMENT, "trainer is NULL");
     sd_pretrainer_config config;
-    sd_status status = read_config(source, &config);
+    sd_batch_shape shape;
+    sd_status status = sd_trainer_read_config(source, &config);
+    if (status == SD_OK)
+        status = sd_batch_shape_of(&config, &shape);
     if (status != SD_OK)
         return status;
     sd_pretrainer *trainer = SD_NEW(context, sd_pretrainer);
@@ -165,42 +95,30 @@ SD_API sd_status sd_pretrainer_create(sd_context *context, const sd_pretrainer_c
         return SD_ERR_MEMORY;
     trainer->context = context;
     trainer->config = config;
-    trainer->micro_batch = sd_trainer_micro_batch(&config);
-    trainer->views = 2 + (size_t)config.augment.local_crops;
-    trainer->dim = (size_t)config.model.head_dim;
+    trainer->views = shape.views;
 
     SD_TRY(sd_model_create(context, &config.model, &trainer->student));
     SD_TRY(sd_model_create(context, &config.model, &trainer->teacher));
     sd_model_initialize(trainer->student, config.seed);
     SD_TRY(sd_model_copy(trainer->teacher, trainer->student));
     SD_TRY(sd_optimizer_create_for_model(context, &config.optimizer, trainer->student, &trainer->optimizer));
-    SD_TRY(sd_simdino_loss_create(context, &config.loss, config.batch_size, trainer->views, trainer->dim,
-                                  &trainer->loss));
+    SD_TRY(plan_rates(trainer));
+    SD_TRY(sd_objective_create(context, &config, config.batch_size, shape.max_patches, &trainer->objective));
     sd_image_group groups[2];
-    size_t group_count = sd_trainer_groups(&config, trainer->micro_batch, groups);
-    SD_TRY(sd_activations_create(trainer->student, groups, group_count, (sd_activation_mode)config.activations, 0,
-                                 &trainer->student_activations));
-    SD_TRY(sd_activations_create(trainer->teacher, groups, 1, SD_ACTIVATIONS_INFERENCE, 0,
-                                 &trainer->teacher_activations));
-    trainer_sizes sizes;
-    SD_TRY(sizes_of(&config, &trainer->student->geometry, &sizes));
-    size_t tensors = sd_model_tensor_count(trainer->student), piece_rows = trainer->views * trainer->micro_batch;
-    trainer->gradient = SD_NEW_ARRAY(context, float, sizes.parameters);
+    size_t group_count = sd_trainer_groups(&config, shape.micro, groups);
+    sd_activations_config student, teacher;
+    plan_passes(&config, &shape, &student, &teacher);
+    SD_TRY(sd_activations_create_with(trainer->student, groups, group_count, &student, &trainer->student_activations));
+    SD_TRY(sd_activations_create_with(trainer->teacher, groups, 1, &teacher, &trainer->teacher_activations));
+    SD_TRY(sd_batch_create(context, &shape, &trainer->batch));
+    size_t tensors = sd_model_tensor_count(trainer->student), parameters = trainer->student->parameter_count;
+    trainer->gradient = SD_NEW_ARRAY(context, float, parameters);
     trainer->norms = SD_NEW_ARRAY(context, double, tensors);
     trainer->clip = SD_NEW_ARRAY(context, double, tensors);
-    trainer->student_features = SD_NEW_ARRAY(context, float, sizes.student_rows *trainer->dim);
-    trainer->dfeatures = SD_NEW_ARRAY(context, float, sizes.student_rows *trainer->dim);
-    trainer->teacher_features = SD_NEW_ARRAY(context, float, sizes.teacher_rows *trainer->dim);
-    bool complete = trainer->gradient != NULL && trainer->norms != NULL && trainer->clip != NULL &&
-                    trainer->student_features != NULL && trainer->dfeatures != NULL &&
-                    trainer->teacher_features != NULL;
-    if (complete && sizes.pieces) {
-        trainer->piece_features = SD_NEW_ARRAY(context, float, piece_rows *trainer->dim);
-        trainer->piece_dfeatures = SD_NEW_ARRAY(context, float, piece_rows *trainer->dim);
-        trainer->piece_pixels = SD_NEW_ARRAY(context, float, sizes.piece_pixels);
-        complete = trainer->piece_features != NULL && trainer->piece_dfeatures != NULL && trainer->piece_pixels != NULL;
-    }
-    if (!complete)
+    if (needs_prototype_gradient(&config))
+        trainer->prototype_gradient = SD_NEW_ARRAY(context, float, parameters);
+    if (trainer->gradient == NULL || trainer->norms == NULL || trainer->clip == NULL ||
+        (needs_prototype_gradient(&config) && trainer->prototype_gradient == NULL))
         status = SD_ERR_MEMORY;
 cleanup:
     if (status != SD_OK) {
@@ -220,18 +138,16 @@ SD_API void sd_pretrainer_destroy(sd_pretrainer *trainer) {
             sd_augmenter_destroy(trainer->augmenters[i]);
     sd_release(context, trainer->augmenters);
     sd_release(context, trainer->crop_pixels);
-    sd_release(context, trainer->piece_pixels);
-    sd_release(context, trainer->piece_dfeatures);
-    sd_release(context, trainer->piece_features);
-    sd_release(context, trainer->teacher_features);
-    sd_release(context, trainer->dfeatures);
-    sd_release(context, trainer->student_features);
+    sd_batch_destroy(&trainer->batch);
+    sd_release(context, trainer->prototype_gradient);
     sd_release(context, trainer->clip);
     sd_release(context, trainer->norms);
     sd_release(context, trainer->gradient);
     sd_activations_destroy(trainer->teacher_activations);
     sd_activations_destroy(trainer->student_activations);
-    sd_simdino_loss_destroy(trainer->loss);
+    sd_objective_destroy(trainer->objective);
+    sd_release(context, trainer->last_layer_rates);
+    sd_release(context, trainer->rates);
     sd_optimizer_destroy(trainer->optimizer);
     sd_model_destroy(trainer->teacher);
     sd_model_destroy(trainer->student);
@@ -240,7 +156,7 @@ SD_API void sd_pretrainer_destroy(sd_pretrainer *trainer) {
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-/* Hooks that add up what the loss, an object of moderate size and an inside that only its room knows, takes. */
+/* Hooks that add up what the objective, an object of moderate size and an inside that only its room knows, takes. */
 static void *count_allocate(void *opaque, size_t bytes) {
     *(size_t *)opaque += bytes;
     return malloc(bytes);
@@ -251,7 +167,7 @@ static void count_release(void *opaque, void *address) {
     free(address);
 }
 
-static sd_status loss_bytes(const sd_pretrainer_config *config, size_t *bytes) {
+static sd_status objective_bytes(const sd_pretrainer_config *config, const sd_batch_shape *shape, size_t *bytes) {
     sd_context_config hooks;
     sd_context_config_init(&hooks);
     *bytes = 0;
@@ -264,10 +180,9 @@ static sd_status loss_bytes(const sd_pretrainer_config *config, size_t *bytes) {
     if (status != SD_OK)
         return status;
     *bytes = 0;
-    sd_simdino_loss *loss = NULL;
-    status = sd_simdino_loss_create(counter, &config->loss, config->batch_size,
-                                    2 + (size_t)config->augment.local_crops, (size_t)config->model.head_dim, &loss);
-    sd_simdino_loss_destroy(loss);
+    sd_objective *objective = NULL;
+    status = sd_objective_create(counter, config, config->batch_size, shape->max_patches, &objective);
+    sd_objective_destroy(objective);
     sd_context_destroy(counter);
     return status;
 }
@@ -276,32 +191,28 @@ SD_API sd_status sd_pretrainer_memory(sd_context *context, const sd_pretrainer_c
     SD_REQUIRE(bytes != NULL, SD_ERR_ARGUMENT, "bytes is NULL");
     sd_pretrainer_config config;
     sd_geometry geometry;
-    sd_status status = read_config(source, &config);
+    sd_batch_shape shape;
+    sd_status status = sd_trainer_read_config(source, &config);
     if (status != SD_OK)
         return status;
     SD_TRY(sd_geometry_of(&config.model, &geometry));
-    trainer_sizes sizes;
-    SD_TRY(sizes_of(&config, &geometry, &sizes));
-    size_t student, teacher, loss, micro = sd_trainer_micro_batch(&config);
+    SD_TRY(sd_batch_shape_of(&config, &shape));
+    size_t student, teacher, objective;
     sd_image_group groups[2];
-    size_t group_count = sd_trainer_groups(&config, micro, groups);
-    sd_activations_config activations;
-    sd_activations_config_init(&activations);
-    activations.mode = config.activations;
-    SD_TRY(sd_activations_bytes(&config.model, groups, group_count, &activations, sd_threads(context), &student));
-    activations.mode = SD_ACTIVATIONS_INFERENCE;
-    SD_TRY(sd_activations_bytes(&config.model, groups, 1, &activations, sd_threads(context), &teacher));
-    SD_TRY(loss_bytes(&config, &loss));
-    size_t views = 2 + (size_t)config.augment.local_crops, dim = (size_t)config.model.head_dim;
+    size_t group_count = sd_trainer_groups(&config, shape.micro, groups);
+    sd_activations_config student_plan, teacher_plan;
+    plan_passes(&config, &shape, &student_plan, &teacher_plan);
+    SD_TRY(sd_activations_bytes(&config.model, groups, group_count, &student_plan, sd_threads(context), &student));
+    SD_TRY(sd_activations_bytes(&config.model, groups, 1, &teacher_plan, sd_threads(context), &teacher));
+    SD_TRY(objective_bytes(&config, &shape, &objective));
     size_t moments = config.optimizer.kind == SD_OPTIMIZER_ADAMW ? 2 : 1;
-    /* student, teacher, gradient, moments; features and their gradients; crops: a loader holds two batches of them */
-    double floats = (double)sizes.parameters * (double)(3 + moments);
-    floats += (double)(2 * sizes.student_rows + sizes.teacher_rows) * (double)dim;
-    floats += (sizes.pieces ? 2.0 * (double)(views * micro * dim) : 0.0) + (double)sizes.piece_pixels;
+    /* student, teacher, gradient, moments; crops: a loader holds two batches of them */
+    double floats = (double)sd_geometry_parameters(&geometry) *
+                    (double)(3 + moments + (needs_prototype_gradient(&config) ? 1 : 0));
     floats += 2.0 * (double)config.batch_size *
-              (2.0 * (double)sd_trainer_global_values(&config) +
-               (double)config.augment.local_crops * (double)sd_trainer_local_values(&config));
-    double total = 4.0 * floats + (double)student + (double)teacher + (double)loss;
+              (2.0 * (double)shape.global_values + (double)(shape.views - 2) * (double)shape.local_values);
+    double total =
+        4.0 * floats + sd_batch_bytes(&shape) + (double)student + (double)teacher + (double)objective;
     SD_EXPECT(total < (double)(SIZE_MAX / 2), SD_ERR_MEMORY, "the pretrainer does not fit into the address space");
     *bytes = (size_t)total;
 cleanup:
@@ -334,4 +245,16 @@ const sd_pretrainer_config *sd_pretrainer_config_of(const sd_pretrainer *trainer
 sd_model *sd_pretrainer_mutable_student(sd_pretrainer *trainer) { return trainer->student; }
 sd_model *sd_pretrainer_mutable_teacher(sd_pretrainer *trainer) { return trainer->teacher; }
 sd_optimizer *sd_pretrainer_optimizer(const sd_pretrainer *trainer) { return trainer->optimizer; }
-void sd_pretrainer_set_position(sd_pretrainer *trainer, uint64_t step) { trainer->step = step; }
+sd_objective *sd_pretrainer_objective(const sd_pretrainer *trainer) { return trainer->objective; }
+
+sd_status sd_pretrainer_set_position(sd_pretrainer *trainer, uint64_t step, uint64_t optimizer_steps) {
+    sd_status status = SD_OK;
+    trainer->step = step;
+    sd_optimizer_set_steps(trainer->optimizer, optimizer_steps);
+    for (size_t i = 0; i < trainer->student->tensor_count && status == SD_OK; i++) {
+        uint64_t steps = sd_trainer_tensor_steps(&trainer->config, &trainer->student->tensors[i], optimizer_steps);
+        if (steps != optimizer_steps)
+            status = sd_optimizer_set_tensor_steps(trainer->optimizer, i, steps);
+    }
+    return status;
+}

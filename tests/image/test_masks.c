@@ -171,6 +171,23 @@ static void ratios_and_limit_are_the_official_ones(void **state) {
         assert_int_equal(limit, (size_t)golden_scalar(archive, "c%d_upperbound", which));
     }
     golden_close(archive);
+
+    /* torch.linspace(low, high, parts + 1), where one end alone would give another last bit */
+    static const struct {
+        double low, high;
+        size_t parts, i;
+        float edge;
+    } cases[] = {{0.1, 0.5, 6, 3, 0.29999998211860657f},
+                 {0.1, 0.5, 5, 4, 0.42000001668930054f},
+                 {0.2, 0.4, 4, 3, 0.3499999940395355f},
+                 {0.1, 0.45, 6, 4, 0.3333333134651184f},
+                 {0.1, 0.5, 3, 3, 0.5f}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        sd_mask_config config = defaults();
+        config.ratio_min = cases[c].low;
+        config.ratio_max = cases[c].high;
+        assert_true(sd_mask_edge(&config, cases[c].parts, cases[c].i) == cases[c].edge);
+    }
 }
 
 static void collated_masks_are_the_official_ones(void **state) {

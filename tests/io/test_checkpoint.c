@@ -165,7 +165,7 @@ static void networks_and_info(void **state) {
     for (size_t i = 0; i < sd_setting_count(); i++) {
         size_t offset, bytes = sd_setting_bytes(i, &offset);
         if (memcmp((char *)&read + offset, (char *)&expected + offset, bytes) != 0)
-            fail_msg("%s changed", sd_setting_key(i));
+            fail_msg("%s changed", sd_setting_name(i));
     }
     assert_int_equal(sd_checkpoint_info(NULL, path, NULL, NULL), SD_OK);
 
@@ -382,9 +382,9 @@ static void wrong_metadata(void **state) {
     }
     static content changed;
     changed = parts; /* a setting of a newer library */
-    changed.metadata[changed.metadata_count++] = (sd_metadata){"model.registers", "4"};
+    changed.metadata[changed.metadata_count++] = (sd_metadata){"model.wings", "4"};
     assert_int_equal(try_content(state, &changed), SD_ERR_VERSION);
-    assert_non_null(strstr(sd_last_error(), "model.registers"));
+    assert_non_null(strstr(sd_last_error(), "model.wings"));
     throw_away(&parts);
 }
 

@@ -122,7 +122,9 @@ static const sd_tensor_info table[TENSORS] = {
 static const double lr_multiplier[TENSORS] = {0.25, 0.9, 1, 0, 1.5};
 static const double decay_multiplier[TENSORS] = {1, 0.5, 2, 1, 0};
 /* In steps 0 to 2 and in step 5 the first tensor is frozen, in step 4 the third. */
-static bool is_frozen(size_t tensor, int step) { return tensor == 0 ? step < 3 || step == 5 : tensor == 2 && step == 4; }
+static bool is_frozen(size_t tensor, int step) {
+    return tensor == 0 ? step < 3 || step == 5 : tensor == 2 && step == 4;
+}
 static double lr_at(int step) { return 1e-3 * (step + 1); }
 static double decay_at(int step) { return 0.04 + 0.1 * step; }
 

@@ -1,6 +1,6 @@
 /* Matrix products cut into tiles for the threads. */
 #include "math/math.h"
-#include "nn/nn.h"
+#include "math/products.h"
 
 sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y) {
     return (sd_product){
