@@ -28,7 +28,9 @@ static sd_prototypes identity(size_t K) {
     return (sd_prototypes){.weight_v = weight, .count = K};
 }
 
-static void free_layer(sd_prototypes layer) { free((void *)(uintptr_t)layer.weight_v); }
+static void free_layer(sd_prototypes layer) {
+    free((void *)(uintptr_t)layer.weight_v);
+}
 
 /* A number of one call beside the file's. */
 static void compare(const golden *g, const char *name, size_t step, double actual) {
@@ -90,13 +92,14 @@ static void test_dino_v1(void **state) {
 /* ---- DINOv2's class tokens ----------------------------------------------------------------- */
 
 /* What the official code computes in parts, and undivided. The file's teacher rows are in the order in which DINOv2's
- * loss sees them: its caller has exchanged the two global views, ours exchanges them itself. SimDINOv2's copy of the loss
- * takes the same rows without exchange. */
+ * loss sees them: its caller has exchanged the two global views, ours exchanges them itself. SimDINOv2's copy of the
+ * loss takes the same rows without exchange. */
 static void check_v2(const char *file, int32_t target) {
     golden *g = golden_open(file);
     const golden_array *local = golden_get(g, "student_local"), *global = golden_get(g, "student_global");
     size_t steps = local->shape[0], locals = (size_t)golden_scalar(g, "n_local"), K = local->shape[2];
-    size_t samples = global->shape[1] / 2, views = 2 + locals, of_global = 2 * samples * K, of_local = locals * samples * K;
+    size_t samples = global->shape[1] / 2, views = 2 + locals;
+    size_t of_global = 2 * samples * K, of_local = locals * samples * K;
     assert_int_equal(local->shape[1], locals * samples);
     double pairs = (double)(2 * locals + 2); /* DINOv2 divides by it elsewhere */
     const float *xl = golden_f32(g, "student_local"), *xg = golden_f32(g, "student_global");
@@ -107,7 +110,8 @@ static void check_v2(const char *file, int32_t target) {
     assert_int_equal(sd_dino_loss_create(NULL, &config, samples, views, K, K, &loss), SD_OK);
     float *student = floats(of_global + of_local), *teacher = floats(of_global), *grad = floats(of_global + of_local);
     float *simdino_global = floats(steps * of_global), *simdino_local = floats(steps * of_local);
-    float *grad_global = floats(steps * of_global), *grad_local = floats(steps * of_local), *centers = floats(steps * K);
+    float *grad_global = floats(steps * of_global), *grad_local = floats(steps * of_local),
+          *centers = floats(steps * K);
     for (size_t step = 0; step < steps; step++) {
         double temp = golden_number(golden_get(g, "teacher_temp"), step);
         const float *given = xt + step * of_global;
@@ -115,9 +119,9 @@ static void check_v2(const char *file, int32_t target) {
         memcpy(student, xg + step * of_global, of_global * sizeof(float));
         memcpy(student + of_global, xl + step * of_local, of_local * sizeof(float));
         memcpy(centers + step * K, sd_dino_loss_center(loss), K * sizeof(float)); /* the file's, before the update */
-        assert_int_equal(sd_dino_loss_evaluate(loss, student, given, samples, views, &layer, &layer, temp, grad, NULL,
-                                               &result),
-                         SD_OK);
+        assert_int_equal(
+            sd_dino_loss_evaluate(loss, student, given, samples, views, &layer, &layer, temp, grad, NULL, &result),
+            SD_OK);
         sd_dino_loss_discard(loss); /* of the two evaluations one counts */
         compare(g, "simdino_loss", step, pairs * result.loss);
         compare(g, "simdino_global_loss", step, pairs * result.global_loss);
@@ -127,9 +131,9 @@ static void check_v2(const char *file, int32_t target) {
 
         memcpy(teacher, given + of_global / 2, of_global / 2 * sizeof(float));
         memcpy(teacher + of_global / 2, given, of_global / 2 * sizeof(float));
-        assert_int_equal(sd_dino_loss_evaluate(loss, student, teacher, samples, views, &layer, &layer, temp, grad, NULL,
-                                               &result),
-                         SD_OK);
+        assert_int_equal(
+            sd_dino_loss_evaluate(loss, student, teacher, samples, views, &layer, &layer, temp, grad, NULL, &result),
+            SD_OK);
         sd_dino_loss_commit(loss);
         compare(g, "local_loss", step, pairs * result.local_loss);
         compare(g, "global_loss", step, pairs / 2.0 * result.global_loss); /* a mean over both views, times 2 later */
@@ -169,8 +173,10 @@ static void test_dino_v2_sinkhorn(void **state) {
 static void check_ibot(const char *file, int32_t target) {
     golden *g = golden_open(file);
     const golden_array *shape = golden_get(g, "student");
-    size_t steps = shape->shape[0], rows = shape->shape[1], K = shape->shape[2], images = golden_get(g, "masks")->shape[0];
-    const float *xs = golden_f32(g, "student"), *xt = golden_f32(g, "teacher"), *weights = golden_f32(g, "masks_weight");
+    size_t steps = shape->shape[0], rows = shape->shape[1], K = shape->shape[2];
+    size_t images = golden_get(g, "masks")->shape[0];
+    const float *xs = golden_f32(g, "student"), *xt = golden_f32(g, "teacher"),
+                *weights = golden_f32(g, "masks_weight");
     sd_prototypes layer = identity(K);
     sd_dino_config config = config_of(target);
     sd_patch_loss *loss;
@@ -261,15 +267,15 @@ static void test_patch_cosine(void **state) {
     const float *weights = golden_f32(g, "masks_weight");
     float *grad = floats(rows * dim);
     double loss, again;
-    assert_int_equal(sd_patch_cosine(golden_f32(g, "student"), golden_f32(g, "teacher"), rows, dim, weights, images,
-                                     grad, &loss),
-                     SD_OK);
+    assert_int_equal(
+        sd_patch_cosine(golden_f32(g, "student"), golden_f32(g, "teacher"), rows, dim, weights, images, grad, &loss),
+        SD_OK);
     compare(g, "loss", 0, loss);
     compare(g, "loss_no_weight", 0, loss);
     golden_compare_f32(g, "grad_student", grad, rows * dim, golden_tolerance(g, "grad_student"));
-    assert_int_equal(sd_patch_cosine(golden_f32(g, "student"), golden_f32(g, "teacher"), rows, dim, weights, images,
-                                     NULL, &again),
-                     SD_OK);
+    assert_int_equal(
+        sd_patch_cosine(golden_f32(g, "student"), golden_f32(g, "teacher"), rows, dim, weights, images, NULL, &again),
+        SD_OK);
     assert_true(again == loss);
 
     float *student = masked_rows(g, golden_f32(g, "student_full"), rows, dim);
