@@ -206,8 +206,9 @@ SD_API void sd_dino_loss_destroy(sd_dino_loss *loss);
  *   teacher  2*samples rows; carries no gradient
  *   grad     receives d loss / d student; may be NULL, and then no gradient is computed
  *   into     receives the gradient of the student's prototypes; may be NULL
- * The center is not changed until sd_dino_loss_commit. Sinkhorn-Knopp is computed on logits less their maximum: where
- * the official code's exponentials stay finite both agree, where they overflow (above 88 temperatures) ours goes on.
+ * The center is not changed until sd_dino_loss_commit, for which an evaluation that fails does not count. Sinkhorn-Knopp
+ * is computed on logits less their rows' maxima: where the official code's exponentials stay finite both agree, where they
+ * overflow (above 88 temperatures) ours goes on.
  * Errors: SD_ERR_ARGUMENT (sizes beyond those of creation, temperature not positive), SD_ERR_NUMERIC, SD_ERR_THREAD. */
 SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student, const float *teacher, size_t samples,
                                        size_t views, const sd_prototypes *student_layer,

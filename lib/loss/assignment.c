@@ -27,6 +27,7 @@ struct sd_assignment {
     double *losses;
     float *center;
     double *pending;      /* sum of the teacher's logits since the last commit */
+    double *teacher_sum;  /* of them in this evaluation; they count once it has succeeded */
     double *mean_target;  /* sum of its assignments in this evaluation */
     uint64_t pending_rows, target_rows;
     float *scores;        /* Sinkhorn: all teacher logits, then their exponentials */
@@ -98,10 +99,11 @@ sd_status sd_assignment_create(sd_context *context, const sd_dino_config *source
     a->losses = SD_NEW_ARRAY(context, double, max_student);
     a->center = SD_NEW_ARRAY(context, float, prototypes);
     a->pending = SD_NEW_ARRAY(context, double, prototypes);
+    a->teacher_sum = SD_NEW_ARRAY(context, double, prototypes);
     a->mean_target = SD_NEW_ARRAY(context, double, prototypes);
     bool complete = a->student_weights && a->teacher_weights && a->dweights && a->teacher_logits &&
                     a->student_logits && a->teacher_rows && a->student_rows && a->dstudent && a->teacher_numbers &&
-                    a->rows && a->losses && a->center && a->pending && a->mean_target;
+                    a->rows && a->losses && a->center && a->pending && a->teacher_sum && a->mean_target;
     if (complete && config.target == SD_TARGET_SINKHORN) {
         a->scores = SD_NEW_ARRAY(context, float, scores);
         a->row_factors = SD_NEW_ARRAY(context, double, all_teacher);
@@ -124,7 +126,8 @@ void sd_assignment_destroy(sd_assignment *a) {
         return;
     void *arrays[] = {a->student_weights, a->teacher_weights, a->dweights, a->teacher_logits, a->student_logits,
                       a->teacher_rows, a->student_rows, a->dstudent, a->teacher_numbers, a->rows, a->losses,
-                      a->center, a->pending, a->mean_target, a->scores, a->row_factors, a->column_factors};
+                      a->center, a->pending, a->teacher_sum, a->mean_target, a->scores, a->row_factors,
+                      a->column_factors};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         sd_release(a->context, arrays[i]);
     sd_release(a->context, a);
@@ -165,6 +168,8 @@ cleanup:
 
 sd_status sd_assignment_begin(sd_assignment *a, const sd_assignment_pass *pass) {
     SD_REQUIRE(pass->student_layer != NULL && pass->teacher_layer != NULL, SD_ERR_ARGUMENT, "the prototypes are NULL");
+    SD_REQUIRE(pass->student_layer->weight_v != NULL && pass->teacher_layer->weight_v != NULL, SD_ERR_ARGUMENT,
+               "weight_v of the prototypes is NULL");
     SD_REQUIRE(pass->student_layer->count == a->prototypes && pass->teacher_layer->count == a->prototypes,
                SD_ERR_ARGUMENT, "%zu and %zu prototypes: the loss was created for %zu", pass->student_layer->count,
                pass->teacher_layer->count, a->prototypes);
@@ -172,6 +177,7 @@ sd_status sd_assignment_begin(sd_assignment *a, const sd_assignment_pass *pass) 
                "teacher_temp is %g: it must be above 0", pass->teacher_temp);
     sd_status status;
     memset(a->mean_target, 0, a->prototypes * sizeof *a->mean_target);
+    memset(a->teacher_sum, 0, a->prototypes * sizeof *a->teacher_sum);
     a->target_rows = 0;
     if (pass->gradient)
         memset(a->dweights, 0, a->prototypes * a->p * sizeof *a->dweights);
@@ -200,8 +206,8 @@ typedef struct tile_work {
     const sd_assignment_tile *tile;
 } tile_work;
 
-/* pending += sum over rows of the logits */
-static void pending_task(void *work, size_t index, size_t thread) {
+/* teacher_sum += sum over rows of the logits */
+static void teacher_sum_task(void *work, size_t index, size_t thread) {
     (void)thread;
     const tile_work *job = work;
     sd_assignment *a = job->a;
@@ -209,7 +215,7 @@ static void pending_task(void *work, size_t index, size_t thread) {
     for (size_t i = 0; i < job->tile->teacher_count; i++) {
         const float *row = a->teacher_logits + i * a->ld;
         for (size_t j = first; j < last; j++)
-            a->pending[j] += (double)row[j];
+            a->teacher_sum[j] += (double)row[j];
     }
 }
 
@@ -253,7 +259,8 @@ static void student_task(void *work, size_t i, size_t thread) {
     float temperature = inverse(a->config.student_temp);
     a->losses[i] = (double)row->weight * a->kernels->cross_entropy(a->student_logits + i * a->ld, q0, q1, a->prototypes,
                                                                    a->ld, temperature, (float)row->targets,
-                                                                   row->weight * temperature);
+                                                                   job->pass->gradient_weight * row->weight *
+                                                                       temperature);
 }
 
 sd_status sd_assignment_run(sd_assignment *a, const sd_assignment_pass *pass, const sd_assignment_tile *tile) {
@@ -266,11 +273,10 @@ sd_status sd_assignment_run(sd_assignment *a, const sd_assignment_pass *pass, co
     products[0].ldc = products[1].ldc = a->ld;
     SD_TRY(sd_run_products(a->context, products, a->config.target == SD_TARGET_CENTER ? 2 : 1, NULL, NULL));
     if (a->config.target == SD_TARGET_CENTER)
-        SD_TRY(sd_run(a->context, pending_task, &job, columns));
+        SD_TRY(sd_run(a->context, teacher_sum_task, &job, columns));
     SD_TRY(sd_run(a->context, teacher_task, &job, tile->teacher_count));
     SD_TRY(sd_run(a->context, mean_target_task, &job, columns));
     SD_TRY(sd_run(a->context, student_task, &job, tile->student_count));
-    a->pending_rows += tile->teacher_count;
     a->target_rows += tile->teacher_count;
     if (!pass->gradient)
         goto cleanup;
@@ -286,6 +292,9 @@ cleanup:
 sd_status sd_assignment_end(sd_assignment *a, const sd_assignment_pass *pass, const sd_prototypes_gradient *into,
                             double *entropy) {
     *entropy = 0.0;
+    a->pending_rows += a->target_rows;
+    for (size_t j = 0; j < a->prototypes; j++)
+        a->pending[j] += a->teacher_sum[j];
     for (size_t j = 0; j < a->prototypes && a->target_rows > 0; j++) {
         double share = a->mean_target[j] / (double)a->target_rows;
         *entropy -= share > 0.0 ? share * log(share) : 0.0;

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Student rows of a tile: enough that the products run at their rate, few enough that their logits stay small. */
-#define TILE_ROWS ((size_t)96)
+#define TILE_ROWS    ((size_t)96)
 #define GLOBAL_VIEWS ((size_t)2)
 
 struct sd_dino_loss {
@@ -20,8 +20,8 @@ SD_API sd_status sd_dino_loss_create(sd_context *context, const sd_dino_config *
     SD_REQUIRE(out != NULL, SD_ERR_ARGUMENT, "loss is NULL");
     SD_REQUIRE(max_samples >= 1 && max_samples <= 1u << 20, SD_ERR_ARGUMENT, "max_samples is %zu: it must be 1 to %u",
                max_samples, 1u << 20);
-    SD_REQUIRE(max_views >= GLOBAL_VIEWS && max_views <= 4096, SD_ERR_ARGUMENT, "max_views is %zu: it must be 2 to 4096",
-               max_views);
+    SD_REQUIRE(max_views >= GLOBAL_VIEWS && max_views <= 4096, SD_ERR_ARGUMENT,
+               "max_views is %zu: it must be 2 to 4096", max_views);
     sd_dino_loss *loss = SD_NEW(context, sd_dino_loss);
     if (loss == NULL)
         return SD_ERR_MEMORY;
@@ -30,9 +30,9 @@ SD_API sd_status sd_dino_loss_create(sd_context *context, const sd_dino_config *
     loss->max_views = max_views;
     loss->dim = dim;
     loss->tile_samples = sd_size_min(sd_size_max(TILE_ROWS / max_views, 1), max_samples);
-    sd_status status = sd_assignment_create(context, config, dim, prototypes, GLOBAL_VIEWS * loss->tile_samples,
-                                            max_views * loss->tile_samples, GLOBAL_VIEWS * max_samples,
-                                            &loss->assignment);
+    sd_status status =
+        sd_assignment_create(context, config, dim, prototypes, GLOBAL_VIEWS * loss->tile_samples,
+                             max_views * loss->tile_samples, GLOBAL_VIEWS * max_samples, &loss->assignment);
     if (status != SD_OK) {
         sd_dino_loss_destroy(loss);
         return status;
@@ -78,7 +78,10 @@ SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student,
                                        const sd_prototypes *teacher_layer, double teacher_temp, float *grad,
                                        const sd_prototypes_gradient *into, sd_dino_result *result) {
     SD_REQUIRE(loss != NULL && student != NULL && teacher != NULL && result != NULL, SD_ERR_ARGUMENT, "%s is NULL",
-               loss == NULL ? "loss" : student == NULL ? "student" : teacher == NULL ? "teacher" : "result");
+               loss == NULL      ? "loss"
+               : student == NULL ? "student"
+               : teacher == NULL ? "teacher"
+                                 : "result");
     SD_REQUIRE(samples >= 1 && samples <= loss->max_samples, SD_ERR_ARGUMENT, "samples is %zu: it must be 1 to %zu",
                samples, loss->max_samples);
     SD_REQUIRE(views >= GLOBAL_VIEWS && views <= loss->max_views, SD_ERR_ARGUMENT, "views is %zu: it must be 2 to %zu",
@@ -87,8 +90,12 @@ SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student,
     SD_TRY(sd_check_finite("student's features", student, views * samples, loss->dim));
     SD_TRY(sd_check_finite("teacher's features", teacher, GLOBAL_VIEWS * samples, loss->dim));
     memset(result, 0, sizeof *result);
-    sd_assignment_pass pass = {.student_layer = student_layer, .teacher_layer = teacher_layer,
-                               .teacher_temp = teacher_temp, .gradient = grad != NULL, .teacher = teacher,
+    sd_assignment_pass pass = {.student_layer = student_layer,
+                               .teacher_layer = teacher_layer,
+                               .teacher_temp = teacher_temp,
+                               .gradient = grad != NULL,
+                               .gradient_weight = 1.0f,
+                               .teacher = teacher,
                                .teacher_count = GLOBAL_VIEWS * samples};
     SD_TRY(sd_assignment_begin(loss->assignment, &pass));
     for (size_t first = 0; first < samples; first += loss->tile_samples) {
@@ -100,9 +107,9 @@ SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student,
         for (size_t view = 0; grad != NULL && view < views; view++)
             memcpy(grad + (view * samples + first) * dim, tile.dstudent + view * n * dim, n * dim * sizeof *grad);
     }
-    SD_TRY(sd_assignment_end(loss->assignment, &pass, into, &result->target_entropy));
     result->loss = result->local_loss + result->global_loss;
     SD_EXPECT(isfinite(result->loss), SD_ERR_NUMERIC, "the cross-entropy is not finite: the prototypes may not be");
+    SD_TRY(sd_assignment_end(loss->assignment, &pass, into, &result->target_entropy));
     result->effective_rank = sd_effective_rank(student, samples, loss->dim);
     result->similarity = sd_mean_similarity(student, samples, loss->dim);
 cleanup:

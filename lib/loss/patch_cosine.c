@@ -18,6 +18,7 @@ SD_API sd_status sd_patch_cosine(const float *student, const float *teacher, siz
         double length_s = fmax(sqrt(sd_dot(s, s, dim)), NORM_FLOOR), length_t = fmax(sqrt(sd_dot(t, t, dim)), NORM_FLOOR);
         double cosine = sd_dot(s, t, dim) / (length_s * length_t), factor = -(double)weights[r] / (double)images;
         SD_REQUIRE(isfinite(cosine), SD_ERR_NUMERIC, "row %zu of the patches has a value that is not finite", r);
+        SD_REQUIRE(isfinite(factor), SD_ERR_NUMERIC, "the weight of row %zu of the patches is %g", r, (double)weights[r]);
         sum += factor * cosine;
         if (grad == NULL)
             continue;

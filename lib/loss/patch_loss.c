@@ -26,8 +26,7 @@ SD_API sd_status sd_patch_loss_create(sd_context *context, const sd_dino_config 
     loss->max_rows = max_rows;
     loss->dim = dim;
     size_t tile = sd_size_min(TILE_ROWS, max_rows);
-    sd_status status =
-        sd_assignment_create(context, config, dim, prototypes, tile, tile, max_rows, &loss->assignment);
+    sd_status status = sd_assignment_create(context, config, dim, prototypes, tile, tile, max_rows, &loss->assignment);
     if (status != SD_OK) {
         sd_patch_loss_destroy(loss);
         return status;
@@ -50,7 +49,9 @@ SD_API sd_status sd_patch_loss_evaluate(sd_patch_loss *loss, const float *studen
     SD_REQUIRE(loss != NULL && result != NULL, SD_ERR_ARGUMENT, "%s is NULL", loss == NULL ? "loss" : "result");
     SD_REQUIRE(count <= loss->max_rows, SD_ERR_ARGUMENT, "count is %zu: it must be at most %zu", count, loss->max_rows);
     SD_REQUIRE(count == 0 || (student != NULL && teacher != NULL && weights != NULL), SD_ERR_ARGUMENT, "%s is NULL",
-               student == NULL ? "student" : teacher == NULL ? "teacher" : "weights");
+               student == NULL   ? "student"
+               : teacher == NULL ? "teacher"
+                                 : "weights");
     SD_REQUIRE(images >= 1, SD_ERR_ARGUMENT, "images is 0");
     SD_REQUIRE(isfinite(weight), SD_ERR_ARGUMENT, "weight is %g: it must be finite", weight);
     *result = 0.0;
@@ -59,8 +60,12 @@ SD_API sd_status sd_patch_loss_evaluate(sd_patch_loss *loss, const float *studen
     sd_status status;
     SD_TRY(sd_check_finite("student's patches", student, count, loss->dim));
     SD_TRY(sd_check_finite("teacher's patches", teacher, count, loss->dim));
-    sd_assignment_pass pass = {.student_layer = student_layer, .teacher_layer = teacher_layer,
-                               .teacher_temp = teacher_temp, .gradient = grad != NULL, .teacher = teacher,
+    sd_assignment_pass pass = {.student_layer = student_layer,
+                               .teacher_layer = teacher_layer,
+                               .teacher_temp = teacher_temp,
+                               .gradient = grad != NULL,
+                               .gradient_weight = (float)weight,
+                               .teacher = teacher,
                                .teacher_count = count};
     SD_TRY(sd_assignment_begin(loss->assignment, &pass));
     double sum = 0.0;
@@ -74,7 +79,7 @@ SD_API sd_status sd_patch_loss_evaluate(sd_patch_loss *loss, const float *studen
         for (size_t i = 0; i < n; i++) {
             tile.teacher_numbers[i] = first + i;
             tile.rows[i] = (sd_assigned_row){
-                .target = {i, 0}, .targets = 1, .weight = (float)(weight * (double)weights[first + i] / (double)images)};
+                .target = {i, 0}, .targets = 1, .weight = (float)((double)weights[first + i] / (double)images)};
         }
         SD_TRY(sd_assignment_run(loss->assignment, &pass, &tile));
         for (size_t i = 0; i < n; i++)
@@ -82,10 +87,10 @@ SD_API sd_status sd_patch_loss_evaluate(sd_patch_loss *loss, const float *studen
         if (grad != NULL)
             memcpy(grad + first * dim, tile.dstudent, n * dim * sizeof *grad);
     }
+    SD_EXPECT(isfinite(sum), SD_ERR_NUMERIC, "the patches' cross-entropy is not finite: the prototypes may not be");
     double entropy;
     SD_TRY(sd_assignment_end(loss->assignment, &pass, into, &entropy));
-    *result = weight != 0.0 ? sum / weight : 0.0;
-    SD_EXPECT(isfinite(*result), SD_ERR_NUMERIC, "the patches' cross-entropy is not finite");
+    *result = sum;
 cleanup:
     return status;
 }

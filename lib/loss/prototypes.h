@@ -18,8 +18,8 @@ sd_status sd_prototypes_backward(sd_context *context, const sd_prototypes *layer
 
 /* ---- Sinkhorn-Knopp (sinkhorn.c) ------------------------------------------------------------ */
 
-/* scores: n rows of K logits, row distance ld, each times inverse_temperature; on return e^(score - largest). Finds u[n]
- * and v[K] so that Q_ij = u_i v_j scores_ij has rows that sum to 1 and columns that are alike after `iterations` rounds of
+/* scores: n rows of K logits, row distance ld, each times inverse_temperature; on return e^(score - largest of its row).
+ * Finds u[n] and v[K] so that Q_ij = u_i v_j scores_ij has rows that sum to 1 and columns that are alike after `iterations` rounds of
  * the official code (columns first, rows last). */
 sd_status sd_sinkhorn(sd_context *context, const sd_kernels *kernels, float *scores, size_t n, size_t K, size_t ld,
                       int32_t iterations, double *u, double *v);
@@ -44,12 +44,12 @@ typedef struct sd_assigned_row {
     float weight;
 } sd_assigned_row;
 
-/* Sizes and arrays of one evaluation. teacher_rows and student_rows gather the rows of a tile: they fill `rows` (n x p) and
- * return n. */
+/* Sizes and arrays of one evaluation. */
 typedef struct sd_assignment_pass {
     const sd_prototypes *student_layer, *teacher_layer;
     double teacher_temp;
     bool gradient;              /* wanted: of the features and the prototypes */
+    float gradient_weight;      /* multiplies it, but not the losses */
     const float *teacher;       /* all teacher rows, count x p (Sinkhorn) */
     size_t teacher_count;
 } sd_assignment_pass;
@@ -68,7 +68,8 @@ typedef struct sd_assignment_tile {
 /* The arrays of the next tile. */
 sd_assignment_tile sd_assignment_tile_of(sd_assignment *a);
 sd_status sd_assignment_run(sd_assignment *a, const sd_assignment_pass *pass, const sd_assignment_tile *tile);
-/* Adds the prototypes' gradient of all tiles to `into`, and tells the entropy of the mean assignment. */
+/* Adds the prototypes' gradient of all tiles to `into`, and tells the entropy of the mean assignment. Only now do the
+ * teacher's logits count for the center: an evaluation that failed before it leaves no trace. */
 sd_status sd_assignment_end(sd_assignment *a, const sd_assignment_pass *pass, const sd_prototypes_gradient *into,
                             double *entropy);
 

@@ -7,22 +7,27 @@
 #include <math.h>
 
 #define COLUMNS_OF_A_TASK ((size_t)512)
+#define SMALLEST_FACTOR   1e-200 /* times the smallest exponential, and their inverse, are still numbers */
 
 typedef struct sinkhorn_work {
     const sd_kernels *kernels;
     float *scores;
     size_t n, columns, ld;
     double *u, *v;
-    float largest;
 } sinkhorn_work;
 
+/* Each row less its own maximum, which u_i takes over: exponentials in single precision span 87 units, and rows may lie
+ * further apart. */
 static void exponent_task(void *work, size_t row, size_t thread) {
     (void)thread;
     sinkhorn_work *job = work;
-    float *scores = job->scores + row * job->ld;
+    float *scores = job->scores + row * job->ld, largest = -FLT_MAX;
     for (size_t j = 0; j < job->columns; j++)
-        scores[j] -= job->largest;
+        largest = scores[j] > largest ? scores[j] : largest;
+    for (size_t j = 0; j < job->columns; j++)
+        scores[j] -= largest;
     job->kernels->exp(scores, scores, job->columns);
+    job->u[row] = (double)largest;
 }
 
 /* v_j = 1 / (K sum_i u_i Q_ij) */
@@ -54,15 +59,16 @@ static void row_task(void *work, size_t i, size_t thread) {
 
 sd_status sd_sinkhorn(sd_context *context, const sd_kernels *kernels, float *scores, size_t n, size_t K, size_t ld,
                       int32_t iterations, double *u, double *v) {
-    sinkhorn_work job = {kernels, scores, n, K, ld, u, v, -FLT_MAX};
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < K; j++)
-            job.largest = scores[i * ld + j] > job.largest ? scores[i * ld + j] : job.largest;
-    SD_REQUIRE(isfinite(job.largest), SD_ERR_NUMERIC, "the teacher's logits are not finite");
+    sinkhorn_work job = {kernels, scores, n, K, ld, u, v};
     sd_status status;
     SD_TRY(sd_run(context, exponent_task, &job, n));
-    for (size_t i = 0; i < n; i++)
-        u[i] = 1.0; /* the official code divides by the sum of all first, which the rounds undo */
+    double largest = -HUGE_VAL;
+    for (size_t i = 0; i < n; i++) {
+        SD_EXPECT(isfinite(u[i]), SD_ERR_NUMERIC, "row %zu of the teacher's logits is not finite", i);
+        largest = fmax(largest, u[i]);
+    }
+    for (size_t i = 0; i < n; i++) /* the official code divides by the sum of all first, which the rounds undo */
+        u[i] = fmax(exp(u[i] - largest), SMALLEST_FACTOR);
     for (int32_t round = 0; round < iterations; round++) {
         SD_TRY(sd_run(context, column_task, &job, sd_size_ceil(K, COLUMNS_OF_A_TASK)));
         SD_TRY(sd_run(context, row_task, &job, n));
