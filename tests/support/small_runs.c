@@ -61,8 +61,8 @@ const sd_image *small_images(void) {
         for (size_t i = 0; i < sizeof pixels; i++)
             pixels[i] = (uint8_t)sd_random_u32(&random);
         for (size_t i = 0; i < SMALL_IMAGES; i++)
-            images[i] = (sd_image){pixels + i * SMALL_GLOBAL * SMALL_GLOBAL * 3, SMALL_GLOBAL, SMALL_GLOBAL, 0, 3,
-                                   SD_PIXEL_U8};
+            images[i] =
+                (sd_image){pixels + i * SMALL_GLOBAL * SMALL_GLOBAL * 3, SMALL_GLOBAL, SMALL_GLOBAL, 0, 3, SD_PIXEL_U8};
     }
     return images;
 }
@@ -165,4 +165,6 @@ void small_state_compare(const sd_pretrainer *trainer, const small_state *kept, 
     small_state_free(&now);
 }
 
-void small_state_free(small_state *state) { free(state->values); }
+void small_state_free(small_state *state) {
+    free(state->values);
+}

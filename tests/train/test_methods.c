@@ -259,7 +259,7 @@ static void test_no_allocation_in_a_step(void **state) {
             for (int i = 0; i < 5; i++)
                 assert_int_equal(sd_pretrainer_step_crops(trainer, &crops, NULL), SD_OK);
             assert_int_equal(memory.allocations, after); /* not even in the first */
-            if (form == 0) { /* one thread meets all images */
+            if (form == 0) {                             /* one thread meets all images */
                 sd_dataset *dataset;
                 sd_loader *loader = make_loader(context, &c, &dataset);
                 small_step(trainer, 0);
