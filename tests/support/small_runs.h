@@ -1,5 +1,5 @@
-/* Pretrainers of every method, small enough that a step takes milliseconds, on random images. Any failure here fails the
- * test. */
+/* Pretrainers of every method, small enough that a step takes milliseconds, on random images. Any failure here fails
+ * the test. */
 #ifndef SD_TEST_SMALL_RUNS_H
 #define SD_TEST_SMALL_RUNS_H
 

@@ -1,4 +1,5 @@
-/* Every method through the pretrainer: threads, activations, accumulation, loaders, memory. (SimDINO: test_pretrainer.c) */
+/* Every method through the pretrainer: threads, activations, accumulation, loaders, memory. (SimDINO has
+ * test_pretrainer.c) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
