@@ -108,8 +108,12 @@ sd_pretrainer *small_trainer(sd_context *context, const sd_pretrainer_config *co
 }
 
 sd_step_metrics small_step(sd_pretrainer *trainer, size_t first) {
+    return small_step_of(trainer, first, SMALL_BATCH);
+}
+
+sd_step_metrics small_step_of(sd_pretrainer *trainer, size_t first, size_t count) {
     sd_step_metrics metrics = {.size = sizeof metrics};
-    if (sd_pretrainer_step(trainer, small_images() + first, SMALL_BATCH, &metrics) != SD_OK)
+    if (sd_pretrainer_step(trainer, small_images() + first, count, &metrics) != SD_OK)
         fail_msg("%s", sd_last_error());
     if (!(isfinite(metrics.loss) && metrics.gradient_norm > 0.0 && metrics.effective_rank >= 1.0))
         fail_msg("loss %g, gradient %g, effective rank %.9g", metrics.loss, metrics.gradient_norm,

@@ -30,6 +30,7 @@ sd_context *small_context(int32_t threads, failing_memory *memory);
 sd_pretrainer *small_trainer(sd_context *context, const sd_pretrainer_config *config);
 /* A step on images first .. first+7, which must succeed. Returns all its metrics but the times. */
 sd_step_metrics small_step(sd_pretrainer *trainer, size_t first);
+sd_step_metrics small_step_of(sd_pretrainer *trainer, size_t first, size_t count);
 
 /* Everything that a step changes. */
 typedef struct small_state {
