@@ -11,12 +11,12 @@
 
 #include <cmocka.h>
 
-const char *small_run_name(small_run run) {
+const char *small_run_name(int run) {
     static const char *const names[] = {"simdinov2", "dino", "dinov2", "dinov2 with Sinkhorn-Knopp"};
     return names[run];
 }
 
-sd_pretrainer_config small_config(small_run run) {
+sd_pretrainer_config small_config(int run) {
     static const int32_t methods[] = {SD_METHOD_SIMDINOV2, SD_METHOD_DINO, SD_METHOD_DINOV2, SD_METHOD_DINOV2};
     sd_pretrainer_config c;
     assert_int_equal(sd_pretrainer_config_method(&c, methods[run]), SD_OK);
