@@ -11,12 +11,12 @@
 
 #include <cmocka.h>
 
-const char *small_run_name(small_run run) {
+const char *small_run_name(int run) {
     static const char *const names[] = {"simdinov2", "dino", "dinov2", "dinov2 with Sinkhorn-Knopp"};
     return names[run];
 }
 
-sd_pretrainer_config small_config(small_run run) {
+sd_pretrainer_config small_config(int run) {
     static const int32_t methods[] = {SD_METHOD_SIMDINOV2, SD_METHOD_DINO, SD_METHOD_DINOV2, SD_METHOD_DINOV2};
     sd_pretrainer_config c;
     assert_int_equal(sd_pretrainer_config_method(&c, methods[run]), SD_OK);
@@ -108,8 +108,12 @@ sd_pretrainer *small_trainer(sd_context *context, const sd_pretrainer_config *co
 }
 
 sd_step_metrics small_step(sd_pretrainer *trainer, size_t first) {
+    return small_step_of(trainer, first, SMALL_BATCH);
+}
+
+sd_step_metrics small_step_of(sd_pretrainer *trainer, size_t first, size_t count) {
     sd_step_metrics metrics = {.size = sizeof metrics};
-    if (sd_pretrainer_step(trainer, small_images() + first, SMALL_BATCH, &metrics) != SD_OK)
+    if (sd_pretrainer_step(trainer, small_images() + first, count, &metrics) != SD_OK)
         fail_msg("%s", sd_last_error());
     if (!(isfinite(metrics.loss) && metrics.gradient_norm > 0.0 && metrics.effective_rank >= 1.0))
         fail_msg("loss %g, gradient %g, effective rank %.9g", metrics.loss, metrics.gradient_norm,

@@ -7,19 +7,20 @@
 
 #include "train/trainer.h"
 
-typedef enum small_run {
+/* Numbers of the runs. */
+enum {
     SMALL_SIMDINOV2,
     SMALL_DINO,
     SMALL_DINOV2,          /* centering, one head for class tokens and patches */
     SMALL_DINOV2_SINKHORN, /* Sinkhorn-Knopp, patches have a head of their own */
     SMALL_RUNS
-} small_run;
+};
 
 enum { SMALL_IMAGES = 24, SMALL_BATCH = 8, SMALL_GLOBAL = 16, SMALL_LOCAL = 8, SMALL_LOCALS = 2 };
 
-const char *small_run_name(small_run run);
+const char *small_run_name(int run);
 /* 2 global crops of 16, 2 local ones of 8, patches of 4, batches of 8, 40 steps; the prototypes are frozen for 3. */
-sd_pretrainer_config small_config(small_run run);
+sd_pretrainer_config small_config(int run);
 /* SMALL_IMAGES random images of 16 x 16. */
 const sd_image *small_images(void);
 /* Random crops of a batch, the same for the same seed; released by free(). */
@@ -30,6 +31,7 @@ sd_context *small_context(int32_t threads, failing_memory *memory);
 sd_pretrainer *small_trainer(sd_context *context, const sd_pretrainer_config *config);
 /* A step on images first .. first+7, which must succeed. Returns all its metrics but the times. */
 sd_step_metrics small_step(sd_pretrainer *trainer, size_t first);
+sd_step_metrics small_step_of(sd_pretrainer *trainer, size_t first, size_t count);
 
 /* Everything that a step changes. */
 typedef struct small_state {

@@ -142,6 +142,76 @@ static void test_accumulation(void **state) {
     }
 }
 
+enum { PATCHES = 16 };
+
+/* Samples first .. first+count-1 of a batch, as a batch of their own. */
+static sd_crop_batch cut_batch(const sd_crop_batch *all, size_t first, size_t count, float *pixels, uint8_t *masks) {
+    size_t global = 3 * SMALL_GLOBAL * SMALL_GLOBAL, local = 3 * SMALL_LOCAL * SMALL_LOCAL;
+    sd_crop_batch part = *all;
+    float *locals = pixels + 2 * count * global;
+    for (size_t view = 0; view < 2; view++) {
+        memcpy(pixels + view * count * global, all->globals + (view * all->samples + first) * global,
+               count * global * sizeof *pixels);
+        memcpy(masks + view * count * PATCHES, all->masks + (view * all->samples + first) * PATCHES, count * PATCHES);
+    }
+    for (size_t view = 0; view < SMALL_LOCALS; view++)
+        memcpy(locals + view * count * local, all->locals + (view * all->samples + first) * local,
+               count * local * sizeof *pixels);
+    part.samples = count;
+    part.globals = pixels;
+    part.locals = locals;
+    part.masks = masks;
+    return part;
+}
+
+/* Pieces with losses of their own: the gradient is the mean of those of batches of the same samples. */
+static void test_pieces_are_batches(void **state) {
+    (void)state;
+    for (int run = 0; run < SMALL_RUNS; run++) {
+        sd_pretrainer_config c = small_config(run);
+        c.model.drop_path = 0.0;
+        c.koleo_weight = 5.0; /* so that it is seen */
+        sd_pretrainer *trainers[2] = {small_trainer(NULL, &c), small_trainer(NULL, &c)};
+        c.micro_batch = 5;
+        c.accumulation = SD_ACCUMULATE_PIECES;
+        sd_pretrainer *pieces = small_trainer(NULL, &c);
+        sd_crop_batch crops, none;
+        uint8_t masks[2 * SMALL_BATCH * PATCHES], some[2 * SMALL_BATCH * PATCHES];
+        size_t counts[2 * SMALL_BATCH], parameters = pieces->student->parameter_count;
+        float *pixels = small_crops(8, &crops), *room = small_crops(9, &none);
+        assert_int_equal(sd_masks_draw(NULL, &c.mask, 1, 0, 2 * SMALL_BATCH, 4, 4, masks, counts), SD_OK);
+        crops.masks = masks;
+        float *mean = calloc(parameters, sizeof *mean);
+        double loss = 0.0;
+        for (size_t i = 0; i < 2; i++) {
+            sd_crop_batch part = cut_batch(&crops, 5 * i, i ? 3 : 5, room, some);
+            if (run == SMALL_DINO)
+                part.masks = NULL;
+            sd_step_metrics m = {.size = sizeof m};
+            assert_int_equal(sd_pretrainer_step_crops(trainers[i], &part, &m), SD_OK);
+            loss += (i ? 0.375 : 0.625) * m.loss;
+            for (size_t j = 0; j < parameters; j++)
+                mean[j] += (i ? 0.375f : 0.625f) * trainers[i]->gradient[j];
+        }
+        if (run == SMALL_DINO)
+            crops.masks = NULL;
+        sd_step_metrics m = {.size = sizeof m};
+        assert_int_equal(sd_pretrainer_step_crops(pieces, &crops, &m), SD_OK);
+        assert_true(fabs(m.loss - loss) <= 1e-5 * (1.0 + fabs(loss)));
+        double allowed = 1e-5 * largest_of(mean, parameters);
+        for (size_t j = 0; j < parameters; j++)
+            if (!(fabs((double)mean[j] - (double)pieces->gradient[j]) <= allowed))
+                fail_msg("%s: gradient %zu is %g, expected %g", small_run_name(run), j, (double)pieces->gradient[j],
+                         (double)mean[j]);
+        free(mean);
+        free(room);
+        free(pixels);
+        sd_pretrainer_destroy(pieces);
+        sd_pretrainer_destroy(trainers[1]);
+        sd_pretrainer_destroy(trainers[0]);
+    }
+}
+
 /* A batch smaller than batch_size, down to one sample, also in pieces. */
 static void test_small_batches(void **state) {
     (void)state;
@@ -198,8 +268,6 @@ static void test_loader_runs(void **state) {
         }
     }
 }
-
-enum { PATCHES = 16 };
 
 /* Masks that the host gives: none at all, one patch, and those that the pretrainer would draw. */
 static void test_given_masks(void **state) {
@@ -327,6 +395,7 @@ int main(void) {
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_freezing),
         cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_pieces_are_batches),
         cmocka_unit_test(test_small_batches),
         cmocka_unit_test(test_loader_runs),
         cmocka_unit_test(test_given_masks),
