@@ -38,7 +38,7 @@
 static size_t padded(size_t count) { return (count + PAD - 1) / PAD * PAD; }
 
 sd_status sd_rate_space_create(sd_context *context, sd_context *threads, size_t k_max, sd_rate_space *space) {
-    size_t square, partials, chunks, sums, scratch, total;
+    size_t square, matrix, partials, chunks, sums, scratch, total;
 
     *space = (sd_rate_space){.context = context, .threads = threads, .k_max = k_max};
     space->workers = threads ? sd_threads(threads) : 1;
@@ -47,18 +47,19 @@ sd_status sd_rate_space_create(sd_context *context, sd_context *threads, size_t 
     space->scratch_bytes = sd_dense_scratch(SIZE_MAX, k_max);
     /* In doubles. One block, so that malloc keeps it for the next call instead of handing its pages back. */
     SD_REQUIRE(k_max <= SD_BLAS_MAX && sd_size_mul(k_max, k_max, &square) &&
+                   sd_size_mul(k_max, sd_dense_distance(k_max, sizeof(float)), &matrix) &&
                    sd_size_mul(square, space->partials, &partials) &&
                    sd_size_mul(k_max, 2 * SD_RATE_CHUNK, &chunks) && sd_size_mul(chunks, space->workers, &chunks) &&
                    sd_size_mul(k_max, 2, &sums) &&
                    sd_size_mul(space->scratch_bytes / sizeof(double), space->workers, &scratch) &&
-                   sd_size_add(square, partials, &total) && sd_size_add(total, chunks, &total) &&
+                   sd_size_add(matrix, partials, &total) && sd_size_add(total, chunks, &total) &&
                    sd_size_add(total, scratch, &total) && sd_size_add(total, sums + 3 * PAD, &total),
                SD_ERR_MEMORY, "a coding rate of short side %zu does not fit into memory", k_max);
     space->matrix = SD_NEW_ARRAY(context, double, total);
     if (!space->matrix)
         return SD_ERR_MEMORY;
-    space->scratch = (char *)(space->matrix + padded(square));
-    space->partial = space->matrix + padded(square) + scratch;
+    space->scratch = (char *)(space->matrix + padded(matrix));
+    space->partial = space->matrix + padded(matrix) + scratch;
     space->chunks = space->partial + padded(partials);
     space->sums = space->chunks + chunks;
     return SD_OK;
@@ -162,7 +163,7 @@ static attempt factorize_float(sd_rate_evaluation *e, double *rate) {
     double error = rounding(e, UNIT_FLOAT);
     if (0.5 * error * (double)k / (root + gram) > ALLOWED_FLOAT_RATE * 0.5 * scaled)
         return ATTEMPT_IMPRECISE;
-    if (sd_dense_invert_f32(space->dense, &room, k, e->m32, e->grad ? e->inverse32 : NULL, pivots, squares) != 0)
+    if (sd_dense_invert_f32(space->dense, &room, k, e->m32, e->ld32, e->grad ? e->inverse32 : NULL, pivots, squares) != 0)
         return ATTEMPT_IMPRECISE;
     *rate = sum_of_logs(pivots, k);
     e->inverse_frobenius = e->grad ? root_of_sum(squares, k) : root;
@@ -205,7 +206,7 @@ static attempt factorize(sd_rate_evaluation *e, double *rate) {
     }
     bool inverse = e->grad || !sure;
     e->inverse64 = space->partial;
-    if (sd_dense_invert_f64(space->dense, &room, k, m, inverse ? e->inverse64 : NULL, pivots, squares) != 0)
+    if (sd_dense_invert_f64(space->dense, &room, k, m, k, inverse ? e->inverse64 : NULL, pivots, squares) != 0)
         return ATTEMPT_IMPRECISE;
     double sum = sum_of_logs(pivots, k);
     if (!isfinite(sum))

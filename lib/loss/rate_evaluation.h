@@ -20,7 +20,8 @@ typedef struct sd_rate_evaluation {
     /* Of the float Gram: the slices computed at once, and whether they are the first and the last ones. */
     size_t first_slice, group;
     bool first_group, last_group;
-    float *m32; /* M = I + alpha G in float, its upper triangle (k x k) */
+    float *m32; /* M = I + alpha G in float, its upper triangle: k rows at a distance of ld32 */
+    size_t ld32;
 
     /* M^-1, whole (k x k), in one type or both. */
     float *inverse32;

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#define ROWS_AT_ONCE ((size_t)32) /* of the sum over slices: one task */
+#define ROWS_AT_ONCE ((size_t)16) /* of the sum over slices: one task */
 /* Below this, threads cost more than the sum. */
 #define SHARED_SUM ((size_t)128)
 
@@ -59,27 +59,18 @@ static void gram_task(void *work, size_t index, size_t thread) {
 /* ---- in float ------------------------------------------------------------------------------ */
 
 /* Some rows of the sum over the slices at hand: in double into space->matrix while more slices follow, at last rounded
- * into M. Row sums for trace and norm go to space->sums. M takes the place of the first slice, row by row, when
- * space->matrix is in use. */
+ * into M, which takes the place of the first slice when space->matrix is in use. */
 static void sum_task(void *work, size_t index, size_t thread) {
     const sd_rate_evaluation *e = work;
-    size_t k = e->k, end = sd_size_min((index + 1) * ROWS_AT_ONCE, k);
+    size_t k = e->k, first = index * ROWS_AT_ONCE, end = sd_size_min(first + ROWS_AT_ONCE, k);
     bool single = e->first_group && e->last_group;
 
     (void)thread;
-    for (size_t i = index * ROWS_AT_ONCE; i < end; i++) {
-        double *sum = single ? NULL : e->space->matrix + i * k + i, diagonal = e->first_group ? 0.0 : sum[0];
-        const float *from = float_part(e, 0) + i * k + i;
-        float *to = e->last_group && e->m32 ? e->m32 + i * k + i : NULL;
-
-        for (size_t p = 0; p < e->group; p++)
-            diagonal += (double)from[p * k * k];
-        double squares = sd_dense_add_parts(k - i, e->group, from, k * k, sum, e->first_group, e->alpha, to);
-        e->space->sums[i] = diagonal;
-        e->space->sums[k + i] = 2.0 * squares - diagonal * diagonal;
-        if (to)
-            to[0] = (float)(1.0 + e->alpha * diagonal);
-    }
+    sd_dense_norms norms =
+        sd_dense_add_triangles(k, first, end, e->group, float_part(e, 0), single ? NULL : e->space->matrix,
+                               e->first_group, e->alpha, e->last_group ? e->m32 : NULL, e->ld32);
+    e->space->sums[index] = norms.trace;
+    e->space->sums[k + index] = norms.squares;
 }
 
 static void float_gram(sd_rate_evaluation *e, bool keep) {
@@ -88,9 +79,10 @@ static void float_gram(sd_rate_evaluation *e, bool keep) {
 
     e->m32 = NULL;
     if (keep) {
-        float *memory = e->slices > room ? float_part(e, 0) : (float *)(void *)space->matrix;
-        e->m32 = memory;
-        e->inverse32 = memory + k * k;
+        bool several = e->slices > room;
+        e->m32 = several ? float_part(e, 0) : (float *)(void *)space->matrix;
+        e->ld32 = several ? k : sd_dense_distance(k, sizeof(float));
+        e->inverse32 = e->m32 + k * e->ld32;
     }
     for (size_t first = 0; first < e->slices; first += room) {
         e->first_slice = first;
@@ -105,7 +97,7 @@ static void float_gram(sd_rate_evaluation *e, bool keep) {
                 sum_task(e, i, 0);
     }
     double trace = 0.0, squares = 0.0;
-    for (size_t i = 0; i < k; i++) {
+    for (size_t i = 0; i < tasks; i++) {
         trace += space->sums[i];
         squares += space->sums[k + i];
     }

@@ -4,6 +4,7 @@
 
 #include "math/kernels.h"
 #include "math/math.h"
+#include "math/transpose.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,31 +20,7 @@
 #if defined(SD_HAVE_X86_KERNELS)
 #include <immintrin.h>
 
-/* to(j, i) = from(i, j) for 4 x 4 */
-#define TRANSPOSE_FOUR_FLOATS(from, ld, to, ldt)                                       \
-    do {                                                                               \
-        __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps((from) + (ld)),              \
-               r2 = _mm_loadu_ps((from) + 2 * (ld)), r3 = _mm_loadu_ps((from) + 3 * (ld)); \
-        _MM_TRANSPOSE4_PS(r0, r1, r2, r3);                                             \
-        _mm_storeu_ps(to, r0);                                                         \
-        _mm_storeu_ps((to) + (ldt), r1);                                               \
-        _mm_storeu_ps((to) + 2 * (ldt), r2);                                           \
-        _mm_storeu_ps((to) + 3 * (ldt), r3);                                           \
-    } while (0)
-#define TRANSPOSE_TWO_DOUBLES(from, ld, to, ldt)                           \
-    do {                                                                   \
-        __m128d r0 = _mm_loadu_pd(from), r1 = _mm_loadu_pd((from) + (ld)); \
-        _mm_storeu_pd(to, _mm_unpacklo_pd(r0, r1));                        \
-        _mm_storeu_pd((to) + (ldt), _mm_unpackhi_pd(r0, r1));              \
-    } while (0)
-#define TRANSPOSE_FOUR_DOUBLES(from, ld, to, ldt)                                          \
-    do {                                                                                   \
-        TRANSPOSE_TWO_DOUBLES(from, ld, to, ldt);                                          \
-        TRANSPOSE_TWO_DOUBLES((from) + 2, ld, (to) + 2 * (ldt), ldt);                      \
-        TRANSPOSE_TWO_DOUBLES((from) + 2 * (ld), ld, (to) + 2, ldt);                       \
-        TRANSPOSE_TWO_DOUBLES((from) + 2 * (ld) + 2, ld, (to) + 2 * (ldt) + 2, ldt);       \
-    } while (0)
-
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define TARGET_512 __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma,avx2")))
 #define TARGET_2 __attribute__((target("avx2,fma")))
 
@@ -58,7 +35,7 @@
 #define LOAD(p) _mm512_loadu_ps(p)
 #define STORE(p, v) _mm512_storeu_ps(p, v)
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define TRANSPOSE_FOUR TRANSPOSE_FOUR_FLOATS
+#define TRANSPOSE_FOUR SD_TRANSPOSE_FOUR_FLOATS
 #define ROWS 8
 #define EACH_ROW EIGHT_ROWS
 #include "math/dense_kernel.h"
@@ -76,7 +53,7 @@
 #define LOAD(p) _mm512_loadu_pd(p)
 #define STORE(p, v) _mm512_storeu_pd(p, v)
 #define FMA(a, b, c) _mm512_fmadd_pd(a, b, c)
-#define TRANSPOSE_FOUR TRANSPOSE_FOUR_DOUBLES
+#define TRANSPOSE_FOUR SD_TRANSPOSE_FOUR_DOUBLES
 #define ROWS 8
 #define EACH_ROW EIGHT_ROWS
 #include "math/dense_kernel.h"
@@ -94,7 +71,7 @@
 #define LOAD(p) _mm256_loadu_ps(p)
 #define STORE(p, v) _mm256_storeu_ps(p, v)
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define TRANSPOSE_FOUR TRANSPOSE_FOUR_FLOATS
+#define TRANSPOSE_FOUR SD_TRANSPOSE_FOUR_FLOATS
 #define ROWS 6
 #define EACH_ROW SIX_ROWS
 #include "math/dense_kernel.h"
@@ -112,7 +89,7 @@
 #define LOAD(p) _mm256_loadu_pd(p)
 #define STORE(p, v) _mm256_storeu_pd(p, v)
 #define FMA(a, b, c) _mm256_fmadd_pd(a, b, c)
-#define TRANSPOSE_FOUR TRANSPOSE_FOUR_DOUBLES
+#define TRANSPOSE_FOUR SD_TRANSPOSE_FOUR_DOUBLES
 #define ROWS 6
 #define EACH_ROW SIX_ROWS
 #include "math/dense_kernel.h"
@@ -199,88 +176,6 @@ static inline plain_f64 load_f64(const double *p) {
 #include "math/dense_kernel.h"
 
 #include "math/dense_factor.h"
-
-/* ---- passes over rows ---------------------------------------------------------------------- */
-
-#if defined(SD_HAVE_X86_KERNELS) && defined(__GLIBC__) && !defined(__clang__)
-#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
-
-#define LANES 16 /* of a sum, so that it can be vectorised without reordering */
-
-static double sum_of_lanes(const double *lane) {
-    double sum = 0.0;
-    for (size_t l = 0; l < LANES; l++)
-        sum += lane[l];
-    return sum;
-}
-
-FOR_EACH_CPU
-double sd_dense_squares_f32(size_t count, const float *x) {
-    double lane[LANES] = {0};
-    size_t i = 0;
-
-    for (; i + LANES <= count; i += LANES)
-        for (size_t l = 0; l < LANES; l++)
-            lane[l] += (double)x[i + l] * (double)x[i + l];
-    for (; i < count; i++)
-        lane[0] += (double)x[i] * (double)x[i];
-    return sum_of_lanes(lane);
-}
-
-FOR_EACH_CPU
-double sd_dense_squares_f64(size_t count, const double *x) {
-    double lane[LANES] = {0};
-    size_t i = 0;
-
-    for (; i + LANES <= count; i += LANES)
-        for (size_t l = 0; l < LANES; l++)
-            lane[l] += x[i + l] * x[i + l];
-    for (; i < count; i++)
-        lane[0] += x[i] * x[i];
-    return sum_of_lanes(lane);
-}
-
-FOR_EACH_CPU
-double sd_dense_add_parts(size_t count, size_t parts, const float *from, size_t distance, double *sum, bool begin,
-                          double factor, float *out) {
-    double lane[LANES] = {0};
-
-    for (size_t j = 0; j < count; j += LANES) {
-        double total[LANES] = {0};
-        size_t some = sd_size_min(LANES, count - j);
-
-        if (some == LANES) {
-            if (!begin)
-                for (size_t l = 0; l < LANES; l++)
-                    total[l] = sum[j + l];
-            for (size_t p = 0; p < parts; p++)
-                for (size_t l = 0; l < LANES; l++)
-                    total[l] += (double)from[p * distance + j + l];
-            if (sum)
-                for (size_t l = 0; l < LANES; l++)
-                    sum[j + l] = total[l];
-            if (out)
-                for (size_t l = 0; l < LANES; l++)
-                    out[j + l] = (float)(factor * total[l]);
-        } else {
-            for (size_t l = 0; l < some; l++) {
-                total[l] = begin ? 0.0 : sum[j + l];
-                for (size_t p = 0; p < parts; p++)
-                    total[l] += (double)from[p * distance + j + l];
-                if (sum)
-                    sum[j + l] = total[l];
-                if (out)
-                    out[j + l] = (float)(factor * total[l]);
-            }
-        }
-        for (size_t l = 0; l < LANES; l++)
-            lane[l] += total[l] * total[l];
-    }
-    return sum_of_lanes(lane);
-}
 
 /* ---- the choice ---------------------------------------------------------------------------- */
 

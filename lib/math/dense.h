@@ -6,9 +6,13 @@
 
 #include "base/base.h"
 
+/* What a product may take into account, or not: flags. */
 typedef enum sd_dense_part {
-    SD_DENSE_ALL,
-    SD_DENSE_UPPER /* only C(i, j) with i <= j is needed: what lies below may be written or not */
+    SD_DENSE_ALL = 0,
+    SD_DENSE_UPPER = 1,       /* only C(i, j) with i <= j + m - n is needed: what lies below may be written or not */
+    SD_DENSE_LEFT_LOWER = 2,  /* A is not transposed, and A(i, l) = 0 where k - l < m - i: its last m columns are lower
+                                 triangular */
+    SD_DENSE_RIGHT_LOWER = 4  /* B is not transposed, and B(l, j) = 0 where l < j */
 } sd_dense_part;
 
 /* Rows of a block on the diagonal that is eliminated as a whole, and of the panels that threads share. */
@@ -40,13 +44,25 @@ typedef struct sd_dense {
  * object. */
 const sd_dense *sd_dense_get(void);
 
-/* Sum of the squares of count numbers. */
-double sd_dense_squares_f32(size_t count, const float *x);
-double sd_dense_squares_f64(size_t count, const double *x);
-/* sum_j = [sum_j +] the j-th numbers of `parts` rows of floats, `distance` apart; `sum` may be NULL where it begins. Where
- * `out` is not NULL, out_j = factor * sum_j. Returns the sum of the sum_j^2. */
-double sd_dense_add_parts(size_t count, size_t parts, const float *from, size_t distance, double *sum, bool begin,
-                          double factor, float *out);
+/* ---- passes over rows (dense_passes.c) ----------------------------------------------------- */
+
+/* Sum of the squares of rows x columns numbers. */
+double sd_dense_squares_f32(size_t rows, size_t columns, const float *x, size_t ld);
+double sd_dense_squares_f64(size_t rows, size_t columns, const double *x, size_t ld);
+/* to(j, i) = from(i, j) */
+void sd_dense_transpose_f32(size_t rows, size_t columns, const float *from, size_t ld, float *to, size_t ldt);
+void sd_dense_transpose_f64(size_t rows, size_t columns, const double *from, size_t ld, double *to, size_t ldt);
+
+/* Sum of upper triangles (n x n, distance n), rows first .. end-1: of `parts` of float, one after the other, and of what
+ * `sum` holds unless `begin` is set. It goes to `sum`, if that is not NULL, and as I + factor * sum to `out` (distance ldo)
+ * if that is not NULL; `out` may be the first part where ldo is n. Returns the sum's trace and the squares of its symmetric matrix. */
+typedef struct sd_dense_norms {
+    double trace, squares;
+} sd_dense_norms;
+sd_dense_norms sd_dense_add_triangles(size_t n, size_t first, size_t end, size_t parts, const float *from, double *sum,
+                                      bool begin, double factor, float *out, size_t ldo);
+
+/* ---- inverse (dense_invert.c) -------------------------------------------------------------- */
 
 /* What an inverse works with. */
 typedef struct sd_dense_room {
@@ -55,14 +71,17 @@ typedef struct sd_dense_room {
     size_t scratch_bytes;
 } sd_dense_room;
 
-/* The pivots U_ii of A = U'U, A symmetric and given by its upper triangle (n x n, distance n), and, where `inverse` is not
- * NULL, all of A^-1 (n x n, distance n). `a` is overwritten. `squares` (n elements, used with an inverse) receives numbers
+/* A distance of rows of at least n numbers of `item` bytes, such that the lines of a column spread over the cache. */
+size_t sd_dense_distance(size_t n, size_t item);
+
+/* The pivots U_ii of A = U'U, A symmetric and given by its upper triangle (n x n, distance lda: best sd_dense_distance), and,
+ * where `inverse` is not NULL, all of A^-1 (n x n, distance n). `a` is overwritten. `squares` (n elements, used with an inverse) receives numbers
  * whose sum is |A^-1|_F^2, and zeros. Returns 0, the 1-based pivot that is not positive, or SD_DENSE_NO_THREADS when the
  * host's runner fails. The result does not depend on the number of threads. */
 #define SD_DENSE_NO_THREADS SIZE_MAX
-size_t sd_dense_invert_f32(const sd_dense *dense, const sd_dense_room *room, size_t n, float *a, float *inverse,
-                           double *pivots, double *squares);
-size_t sd_dense_invert_f64(const sd_dense *dense, const sd_dense_room *room, size_t n, double *a, double *inverse,
-                           double *pivots, double *squares);
+size_t sd_dense_invert_f32(const sd_dense *dense, const sd_dense_room *room, size_t n, float *a, size_t lda,
+                           float *inverse, double *pivots, double *squares);
+size_t sd_dense_invert_f64(const sd_dense *dense, const sd_dense_room *room, size_t n, double *a, size_t lda,
+                           double *inverse, double *pivots, double *squares);
 
 #endif

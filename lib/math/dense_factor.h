@@ -118,18 +118,19 @@ TARGET static size_t NAME(factor)(size_t n, REAL *a, size_t lda, double *pivots,
     if (pivot || n1 == 0)
         return pivot;
     REAL *right = a + n0, *below = a + n0 * lda, *last = below + n0;
-    NAME(product)(false, false, SD_DENSE_ALL, n0, n1, n0, 1, v, BLOCK, right, lda, 0, x, BLOCK, scratch, scratch_bytes);
+    NAME(product)
+    (false, false, SD_DENSE_LEFT_LOWER, n0, n1, n0, 1, v, BLOCK, right, lda, 0, x, BLOCK, scratch, scratch_bytes);
     for (size_t i = 0; i < n0; i++)
         memcpy(right + i * lda, x + i * BLOCK, n1 * sizeof(REAL));
     NAME(product)
     (true, false, SD_DENSE_UPPER, n1, n1, n0, -1, x, BLOCK, x, BLOCK, 1, last, lda, scratch, scratch_bytes);
     NAME(product)
-    (true, false, SD_DENSE_ALL, n1, n0, n0, -1, right, lda, v, BLOCK, 0, x, BLOCK, scratch, scratch_bytes);
+    (true, false, SD_DENSE_RIGHT_LOWER, n1, n0, n0, -1, right, lda, v, BLOCK, 0, x, BLOCK, scratch, scratch_bytes);
     pivot = NAME(factor_in_place)(n1, last, lda, v, pivots + n0);
     if (pivot)
         return n0 + pivot;
     NAME(product)
-    (false, false, SD_DENSE_ALL, n1, n0, n1, 1, v, BLOCK, x, BLOCK, 0, below, lda, scratch, scratch_bytes);
+    (false, false, SD_DENSE_LEFT_LOWER, n1, n0, n1, 1, v, BLOCK, x, BLOCK, 0, below, lda, scratch, scratch_bytes);
     return 0;
 }
 

@@ -9,7 +9,7 @@
 typedef struct NAME(inversion) {
     const sd_dense *dense;
     const sd_dense_room *room;
-    size_t n;
+    size_t n, lda;
     REAL *a, *inverse;
     double *pivots, *squares;
     size_t panel;        /* the first row of the present one */
@@ -23,7 +23,7 @@ static void *NAME(scratch_of)(const NAME(inversion) *w, size_t thread) {
 
 static void NAME(factor_panel)(NAME(inversion) *w, size_t first, size_t thread) {
     size_t count = sd_size_min(PANEL, w->n - first);
-    size_t bad = w->dense->FACTOR(count, w->a + first * w->n + first, w->n, w->pivots + first,
+    size_t bad = w->dense->FACTOR(count, w->a + first * w->lda + first, w->lda, w->pivots + first,
                                   NAME(scratch_of)(w, thread), w->room->scratch_bytes);
     w->bad = bad ? first + bad : 0;
 }
@@ -32,31 +32,32 @@ static void NAME(factor_panel)(NAME(inversion) *w, size_t first, size_t thread) 
 static void NAME(scale_task)(void *work, size_t index, size_t thread) {
     _Alignas(SD_ALIGNMENT) REAL product[PANEL * BLOCK];
     const NAME(inversion) *w = work;
-    size_t n = w->n, p = w->panel, rows = sd_size_min(PANEL, n - p);
+    size_t n = w->n, ld = w->lda, p = w->panel, rows = sd_size_min(PANEL, n - p);
     size_t column = w->triangle_only ? p + PANEL + index * BLOCK : index * BLOCK;
 
     if (!w->triangle_only && column >= p)
         column += PANEL;
     size_t columns = sd_size_min(BLOCK, n - column);
-    const REAL *v = w->a + p * n + p;
-    REAL *strip = w->a + p * n + column;
-    for (size_t r = 0; r < rows; r += BLOCK) { /* by blocks of rows: V is lower triangular */
+    const REAL *v = w->a + p * ld + p;
+    REAL *strip = w->a + p * ld + column;
+    for (size_t r = 0; r < rows; r += BLOCK) { /* by blocks: above those on the diagonal there is U */
         size_t count = sd_size_min(BLOCK, rows - r);
-        w->dense->GEMM(false, false, SD_DENSE_ALL, count, columns, r + count, 1, v + r * n, n, strip, n, 0,
+        w->dense->GEMM(false, false, SD_DENSE_LEFT_LOWER, count, columns, r + count, 1, v + r * ld, ld, strip, ld, 0,
                        product + r * BLOCK, BLOCK, NAME(scratch_of)(w, thread), w->room->scratch_bytes);
     }
     for (size_t r = 0; r < rows; r++)
-        memcpy(strip + r * n, product + r * BLOCK, columns * sizeof(REAL));
+        memcpy(strip + r * ld, product + r * BLOCK, columns * sizeof(REAL));
 }
 
 /* Rows r .. of a strip of columns lose U_pr' times the panel. */
 static void NAME(subtract)(const NAME(inversion) *w, size_t row, size_t column, size_t thread) {
-    size_t n = w->n, p = w->panel, rows = sd_size_min(PANEL, n - row), columns = sd_size_min(BLOCK, n - column);
-    size_t end = p + PANEL, skip = column < end && column > p ? column - p : 0; /* V_pp is zero above its diagonal */
-    const REAL *u = w->a + (p + skip) * n + row, *panel = w->a + (p + skip) * n + column;
+    size_t n = w->n, ld = w->lda, p = w->panel, rows = sd_size_min(PANEL, n - row), columns = sd_size_min(BLOCK, n - column);
+    bool own = column >= p && column < p + PANEL; /* V_pp, which is lower triangular */
+    size_t skip = own ? column - p : 0;
+    const REAL *u = w->a + (p + skip) * ld + row, *panel = w->a + (p + skip) * ld + column;
 
-    w->dense->GEMM(true, false, SD_DENSE_ALL, rows, columns, PANEL - skip, -1, u, n, panel, n,
-                   column >= p && column < end ? 0 : 1, w->a + row * n + column, n, NAME(scratch_of)(w, thread),
+    w->dense->GEMM(true, false, own ? SD_DENSE_RIGHT_LOWER : SD_DENSE_ALL, rows, columns, PANEL - skip, -1, u, ld, panel, ld,
+                   own ? 0 : 1, w->a + row * ld + column, ld, NAME(scratch_of)(w, thread),
                    w->room->scratch_bytes);
 }
 
@@ -64,12 +65,12 @@ static void NAME(subtract)(const NAME(inversion) *w, size_t row, size_t column, 
  * to the present panel's own columns (V) and from its own on (A). */
 static void NAME(subtract_task)(void *work, size_t index, size_t thread) {
     NAME(inversion) *w = work;
-    size_t n = w->n, p = w->panel, next = p + PANEL, left = w->triangle_only ? 0 : next / BLOCK;
+    size_t n = w->n, ld = w->lda, p = w->panel, next = p + PANEL, left = w->triangle_only ? 0 : next / BLOCK;
 
     if (index == 0) {
         size_t count = sd_size_min(PANEL, n - next);
-        const REAL *u = w->a + p * n + next;
-        w->dense->GEMM(true, false, SD_DENSE_UPPER, count, count, PANEL, -1, u, n, u, n, 1, w->a + next * n + next, n,
+        const REAL *u = w->a + p * ld + next;
+        w->dense->GEMM(true, false, SD_DENSE_UPPER, count, count, PANEL, -1, u, ld, u, ld, 1, w->a + next * ld + next, ld,
                        NAME(scratch_of)(w, thread), w->room->scratch_bytes);
         NAME(factor_panel)(w, next, thread);
         return;
@@ -104,22 +105,18 @@ static size_t NAME(subtract_count)(const NAME(inversion) *w) {
 /* One strip of columns of A^-1 = V'V down to the diagonal, and its mirror image. */
 static void NAME(square_task)(void *work, size_t index, size_t thread) {
     const NAME(inversion) *w = work;
-    size_t n = w->n, j = index * BLOCK, columns = sd_size_min(BLOCK, n - j);
-    const REAL *rows = w->a + j * n;
+    size_t n = w->n, ld = w->lda, j = index * BLOCK, columns = sd_size_min(BLOCK, n - j);
+    const REAL *rows = w->a + j * ld;
     REAL *x = w->inverse;
-    double sum = 0.0;
 
-    w->dense->GEMM(true, false, SD_DENSE_ALL, j + columns, columns, n - j, 1, rows, n, rows + j, n, 0, x + j, n,
-                   NAME(scratch_of)(w, thread), w->room->scratch_bytes);
-    for (size_t i = 0; i < j; i++)
-        sum += 2.0 * NAME(sd_dense_squares)(columns, x + i * n + j);
-    for (size_t i = j; i < j + columns; i++)
-        sum += NAME(sd_dense_squares)(columns, x + i * n + j);
-    w->squares[index] = sum;
-    for (size_t i = 0; i < j; i += 16)
-        for (size_t c = 0; c < columns; c++)
-            for (size_t r = i; r < i + 16; r++)
-                x[(j + c) * n + r] = x[r * n + j + c];
+    w->dense->GEMM(true, false, SD_DENSE_UPPER | SD_DENSE_RIGHT_LOWER, j + columns, columns, n - j, 1, rows, ld, rows + j,
+                   ld, 0, x + j, n, NAME(scratch_of)(w, thread), w->room->scratch_bytes);
+    NAME(sd_dense_transpose)(j, columns, x + j, n, x + j * n, n);
+    for (size_t c = 1; c < columns; c++) /* below the diagonal, in the block on it */
+        for (size_t i = 0; i < c; i++)
+            x[(j + c) * n + j + i] = x[(j + i) * n + j + c];
+    w->squares[index] =
+        2.0 * NAME(sd_dense_squares)(j, columns, x + j, n) + NAME(sd_dense_squares)(columns, columns, x + j * n + j, n);
 }
 
 /* A host's runner that fails may have run some of the tasks, and they work in place: the matrix is lost then. */
@@ -133,9 +130,9 @@ static void NAME(run)(NAME(inversion) *w, sd_parallel_function task, size_t coun
         task(w, i, 0);
 }
 
-size_t NAME(sd_dense_invert)(const sd_dense *dense, const sd_dense_room *room, size_t n, REAL *a, REAL *inverse,
-                             double *pivots, double *squares) {
-    NAME(inversion) w = {.dense = dense, .room = room, .n = n, .a = a, .inverse = inverse, .pivots = pivots,
+size_t NAME(sd_dense_invert)(const sd_dense *dense, const sd_dense_room *room, size_t n, REAL *a, size_t lda,
+                             REAL *inverse, double *pivots, double *squares) {
+    NAME(inversion) w = {.dense = dense, .room = room, .n = n, .lda = lda, .a = a, .inverse = inverse, .pivots = pivots,
                          .squares = squares, .triangle_only = inverse == NULL};
 
     NAME(factor_panel)(&w, 0, 0);

@@ -60,6 +60,20 @@ TARGET static void NAME(edge)(size_t rows, size_t columns, size_t k, const REAL 
 
 #if !defined(PLAIN)
 
+/* k rows of B, `columns` in whole tiles, each tile as k x 2 WIDTH after the other; read row by row, as memory likes it. */
+TARGET static void NAME(pack_rows)(const REAL *b, size_t ldb, size_t k, size_t columns, REAL *out) {
+    const size_t width = 2 * WIDTH;
+
+    for (size_t i = 0; i < k; i++) {
+        const REAL *from = b + i * ldb;
+        for (size_t j = 0; j < columns; j += width) {
+            REAL *to = out + j * k + i * width;
+            STORE(to, LOAD(from + j));
+            STORE(to + WIDTH, LOAD(from + j + WIDTH));
+        }
+    }
+}
+
 /* Columns j .. j+count-1 of op(B), rows l .. l+k-1, as k x 2 WIDTH, padded with zeros. */
 TARGET static void NAME(pack)(bool tb, const REAL *b, size_t ldb, size_t l, size_t k, size_t j, size_t count,
                               REAL *out) {
@@ -67,13 +81,7 @@ TARGET static void NAME(pack)(bool tb, const REAL *b, size_t ldb, size_t l, size
 
     if (count < width)
         memset(out, 0, k * width * sizeof(REAL));
-    if (!tb && count == width) {
-        for (size_t i = 0; i < k; i++) {
-            const REAL *from = b + (l + i) * ldb + j;
-            STORE(out + i * width, LOAD(from));
-            STORE(out + i * width + WIDTH, LOAD(from + WIDTH));
-        }
-    } else if (!tb) {
+    if (!tb) {
         for (size_t i = 0; i < k; i++)
             memcpy(out + i * width, b + (l + i) * ldb + j, count * sizeof(REAL));
     } else {
@@ -109,7 +117,9 @@ TARGET static void NAME(product)(bool ta, bool tb, sd_dense_part part, size_t m,
 
         for (size_t j0 = 0; j0 < n; j0 += at_once) {
             size_t columns = sd_size_min(at_once, n - j0);
-            for (size_t j = 0; j < columns; j += width)
+            size_t whole = tb ? 0 : columns / width * width;
+            NAME(pack_rows)(b + l * ldb + j0, ldb, depth, whole, packed);
+            for (size_t j = whole; j < columns; j += width)
                 NAME(pack)(tb, b, ldb, l, depth, j0 + j, sd_size_min(width, columns - j), packed + j * depth);
             for (size_t i = 0; i < m; i += ROWS) {
                 size_t rows = sd_size_min(ROWS, m - i), row[ROWS], step = 1;
@@ -137,11 +147,23 @@ TARGET static void NAME(product)(bool ta, bool tb, sd_dense_part part, size_t m,
                     for (size_t r = 0; r < ROWS; r++)
                         row[r] = sd_size_min(r, rows - 1) * lda;
                 }
-                size_t first = part == SD_DENSE_UPPER && i > j0 ? (i - j0) / width * width : 0;
-                for (size_t j = first; j < columns; j += width)
+                size_t first = part & SD_DENSE_UPPER && i + n > m + j0 ? (i + n - m - j0) / width * width : 0, end = depth;
+                if (part & SD_DENSE_LEFT_LOWER) { /* up to column k - m + i of the last row, of the whole A */
+                    size_t used = k - m + i + rows;
+                    end = used > l ? sd_size_min(depth, used - l) : 0;
+                }
+                size_t ahead = !ta && i + 2 * ROWS <= m ? 0 : ROWS, share = sd_size_ceil(ROWS * width, columns);
+                for (size_t j = first; j < columns; j += width) {
+                    /* the next rows of A, some with each tile */
+                    for (size_t to = sd_size_min(ahead + share, ROWS); ahead < to; ahead++)
+                        for (size_t d = 0; d < depth; d += SD_ALIGNMENT / sizeof(REAL))
+                            PREFETCH(a + (i + ROWS + ahead) * lda + l + d);
+                    /* B's columns begin at row j0 + j. */
+                    size_t begin = part & SD_DENSE_RIGHT_LOWER && j0 + j > l ? sd_size_min(j0 + j - l, end) : 0;
                     NAME(edge)
-                    (rows, sd_size_min(width, columns - j), depth, from, row, step, packed + j * depth, width, alpha,
-                     scale, c + i * ldc + j0 + j, ldc);
+                    (rows, sd_size_min(width, columns - j), end - begin, from + begin * step, row, step,
+                     packed + j * depth + begin * width, width, alpha, scale, c + i * ldc + j0 + j, ldc);
+                }
             }
         }
     }
