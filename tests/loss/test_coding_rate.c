@@ -1,4 +1,5 @@
-/* Values of the coding rate: against the official code, finite differences, and what must hold of any log-determinant. */
+/* Values of the coding rate: against the official code, finite differences, and what must hold of any log-determinant.
+ */
 #include "rows.h"
 #include "support/golden.h"
 
