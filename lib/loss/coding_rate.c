@@ -1,17 +1,15 @@
 /* The coding rate R = 1/2 log det M, M = I + alpha G, and its gradient dR/dZ = alpha Z M^-1 (d <= n) or alpha M^-1 Z (n
  * < d), on the smaller Gram matrix G of Z.
  *
- * Where float is enough. Gram product and factorisation, in an arithmetic of unit roundoff u, give the result of another
- * matrix M + E. The rounding errors of a sum of products have random signs: of G's entries they are about 4 u |G_ij|, of
- * the elimination's 2 u |M_ij| (measured: less), so that
- *     |E|_F = u (4 alpha |G|_F + 2 |M|_F).
- * The rate moves by 1/2 tr(M^-1 E) <= 1/2 |M^-1|_F |E|_F. The gradient Y = alpha Z M^-1 moves by Y E M^-1; for an E of
- * independent entries of size |E|_F / k the expected norm of that is |Y|_F |M^-1|_F |E|_F / k, of which three times are
- * taken. |M^-1|_F comes with the inverse; before there is one, all eigenvalues of M being at least 1, it is at most
- * sqrt(k).
- * Likewise the last product, Z times the inverse rounded to float, has the relative error u |Z|_F |M^-1|_F / |Z M^-1|_F,
- * where |Z|_F^2 = tr G and |Z M^-1|_F^2 = (tr M^-1 - |M^-1|_F^2) / alpha need no product.
- * Too large a bound in float means double; too large in double (rank-deficient rows at a tiny eps_sq), the QR form. */
+ * Where float is enough. Gram product and factorisation, in an arithmetic of unit roundoff u, give the result of
+ * another matrix M + E. The rounding errors of a sum of products have random signs: of G's entries they are about 4 u
+ * |G_ij|, of the elimination's 2 u |M_ij| (measured: less), so that |E|_F = u (4 alpha |G|_F + 2 |M|_F). The rate moves
+ * by 1/2 tr(M^-1 E) <= 1/2 |M^-1|_F |E|_F. The gradient Y = alpha Z M^-1 moves by Y E M^-1; for an E of independent
+ * entries of size |E|_F / k the expected norm of that is |Y|_F |M^-1|_F |E|_F / k, of which three times are taken.
+ * |M^-1|_F comes with the inverse; before there is one, all eigenvalues of M being at least 1, it is at most sqrt(k).
+ * Likewise the last product, Z times the inverse rounded to float, has the relative error u |Z|_F |M^-1|_F / |Z
+ * M^-1|_F, where |Z|_F^2 = tr G and |Z M^-1|_F^2 = (tr M^-1 - |M^-1|_F^2) / alpha need no product. Too large a bound in
+ * float means double; too large in double (rank-deficient rows at a tiny eps_sq), the QR form. */
 #include "loss/rate_evaluation.h"
 
 #include "math/math.h"
@@ -163,7 +161,8 @@ static attempt factorize_float(sd_rate_evaluation *e, double *rate) {
     double error = rounding(e, UNIT_FLOAT);
     if (0.5 * error * (double)k / (root + gram) > ALLOWED_FLOAT_RATE * 0.5 * scaled)
         return ATTEMPT_IMPRECISE;
-    if (sd_dense_invert_f32(space->dense, &room, k, e->m32, e->ld32, e->grad ? e->inverse32 : NULL, pivots, squares) != 0)
+    if (sd_dense_invert_f32(space->dense, &room, k, e->m32, e->ld32, e->grad ? e->inverse32 : NULL, pivots, squares) !=
+        0)
         return ATTEMPT_IMPRECISE;
     *rate = sum_of_logs(pivots, k);
     e->inverse_frobenius = e->grad ? root_of_sum(squares, k) : root;

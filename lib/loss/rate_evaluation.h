@@ -42,11 +42,11 @@ static inline void *sd_rate_scratch(const sd_rate_evaluation *e, size_t thread) 
     return e->space->scratch + thread * e->space->scratch_bytes;
 }
 
-/* G in double into the upper triangle of space->matrix, from products in float or in double as e->float_gram tells, with
- * its trace and norm. */
+/* G in double into the upper triangle of space->matrix, from products in float or in double as e->float_gram tells,
+ * with its trace and norm. */
 void sd_rate_gram(sd_rate_evaluation *e);
-/* M = I + alpha G rounded to float into e->m32, from products in float, with trace and norm of G; e->inverse32 is set to
- * room for its inverse. */
+/* M = I + alpha G rounded to float into e->m32, from products in float, with trace and norm of G; e->inverse32 is set
+ * to room for its inverse. */
 void sd_rate_float_matrix(sd_rate_evaluation *e);
 /* Columns first .. first+count-1 of Z as n x count (wide), or those rows as count x d (tall), in double. */
 void sd_rate_load_chunk(const sd_rate_evaluation *e, size_t first, size_t count, double *out);

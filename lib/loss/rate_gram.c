@@ -43,15 +43,15 @@ static void gram_task(void *work, size_t index, size_t thread) {
                      float_part(e, index), k, scratch, room);
     } else if (z->f64) {
         const double *from = z->f64 + offset;
-        dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, count, 1.0, from, z->ld, from, z->ld, 0.0, out, k, scratch,
-                     room);
+        dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, count, 1.0, from, z->ld, from, z->ld, 0.0, out, k,
+                     scratch, room);
     } else {
         double *chunk = e->space->chunks + thread * 2 * k * SD_RATE_CHUNK;
         for (size_t done = 0; done < count; done += SD_RATE_CHUNK) {
             size_t part = sd_size_min(SD_RATE_CHUNK, count - done), ld = e->tall ? k : part;
             sd_rate_load_chunk(e, first + done, part, chunk);
-            dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, part, 1.0, chunk, ld, chunk, ld, done ? 1.0 : 0.0, out,
-                         k, scratch, room);
+            dense->dgemm(e->tall, !e->tall, SD_DENSE_UPPER, k, k, part, 1.0, chunk, ld, chunk, ld, done ? 1.0 : 0.0,
+                         out, k, scratch, room);
         }
     }
 }

@@ -1,13 +1,13 @@
 /* Cholesky factor and its inverse of one block on the diagonal, for one type and instruction set. dense.c includes this
  * file after dense_kernel.h with the same macros; they are undefined at its end.
  *
- * A = U'U and V = (U^-1)' = (U')^-1 come from one elimination of [A | I], by rows: what turns the left part into U turns
- * the right one into V. The left part is kept on and above the diagonal, the right one on and below it. */
+ * A = U'U and V = (U^-1)' = (U')^-1 come from one elimination of [A | I], by rows: what turns the left part into U
+ * turns the right one into V. The left part is kept on and above the diagonal, the right one on and below it. */
 
 #define LEAF ((size_t)16)
 
-/* The elimination of LEAF rows: `u` (rows at a distance of BLOCK) holds A's upper triangle and is overwritten; v receives
- * LEAF x LEAF. 0, or the 1-based pivot. */
+/* The elimination of LEAF rows: `u` (rows at a distance of BLOCK) holds A's upper triangle and is overwritten; v
+ * receives LEAF x LEAF. 0, or the 1-based pivot. */
 TARGET static size_t NAME(factor_leaf)(REAL *u, REAL *v, double *pivots) {
     memset(v, 0, LEAF * LEAF * sizeof(REAL));
     for (size_t j = 0; j < LEAF; j++)
@@ -61,9 +61,9 @@ TARGET static void NAME(subtract_rows)(size_t rows, const REAL *p, const REAL *x
         NAME(edge)(rows, 2 * WIDTH, LEAF, p, row, BLOCK, x + j, BLOCK, -1, 1, c + j, BLOCK);
 }
 
-/* U and V of one block of up to BLOCK rows, both BLOCK x BLOCK in memory; `u` holds A's upper triangle, and the identity
- * from row n on, and is overwritten. Columns are taken in whole tiles: on the left, what is computed below the diagonal is
- * never read; on the right, V is zero above it. 0, or the 1-based pivot. */
+/* U and V of one block of up to BLOCK rows, both BLOCK x BLOCK in memory; `u` holds A's upper triangle, and the
+ * identity from row n on, and is overwritten. Columns are taken in whole tiles: on the left, what is computed below the
+ * diagonal is never read; on the right, V is zero above it. 0, or the 1-based pivot. */
 TARGET static size_t NAME(factor_block)(size_t n, REAL *u, REAL *v, double *pivots) {
     const size_t width = 2 * WIDTH, padded = sd_size_ceil(n, LEAF) * LEAF;
     _Alignas(SD_ALIGNMENT) REAL leaf[LEAF * LEAF];

@@ -1,5 +1,5 @@
-/* Determinant and inverse of a symmetric positive definite matrix, by panels that threads share: dense_invert.h once for
- * each type. */
+/* Determinant and inverse of a symmetric positive definite matrix, by panels that threads share: dense_invert.h once
+ * for each type. */
 #include "math/dense.h"
 
 #include <string.h>

@@ -1,9 +1,10 @@
-/* The inverse of one type; dense_invert.c includes this file with REAL, NAME, GEMM and FACTOR set, and it undefines them.
+/* The inverse of one type; dense_invert.c includes this file with REAL, NAME, GEMM and FACTOR set, and it undefines
+ * them.
  *
- * The elimination of [A | I] by panels of rows turns A into U and I into V = (U')^-1. Both lie in one square: A and U above
- * the diagonal, V below it, and of the panels' own blocks on the diagonal only V is kept. A panel p, once its block is
- * factorised, is multiplied by V_pp over its whole width; then all rows r below lose U_pr' times it. While the other
- * threads do that, one already factorises the next block, which is the only part that cannot be shared. Last,
+ * The elimination of [A | I] by panels of rows turns A into U and I into V = (U')^-1. Both lie in one square: A and U
+ * above the diagonal, V below it, and of the panels' own blocks on the diagonal only V is kept. A panel p, once its
+ * block is factorised, is multiplied by V_pp over its whole width; then all rows r below lose U_pr' times it. While the
+ * other threads do that, one already factorises the next block, which is the only part that cannot be shared. Last,
  * A^-1 = V'V. */
 
 typedef struct NAME(inversion) {
@@ -51,18 +52,19 @@ static void NAME(scale_task)(void *work, size_t index, size_t thread) {
 
 /* Rows r .. of a strip of columns lose U_pr' times the panel. */
 static void NAME(subtract)(const NAME(inversion) *w, size_t row, size_t column, size_t thread) {
-    size_t n = w->n, ld = w->lda, p = w->panel, rows = sd_size_min(PANEL, n - row), columns = sd_size_min(BLOCK, n - column);
+    size_t n = w->n, ld = w->lda, p = w->panel, rows = sd_size_min(PANEL, n - row),
+           columns = sd_size_min(BLOCK, n - column);
     bool own = column >= p && column < p + PANEL; /* V_pp, which is lower triangular */
     size_t skip = own ? column - p : 0;
     const REAL *u = w->a + (p + skip) * ld + row, *panel = w->a + (p + skip) * ld + column;
 
-    w->dense->GEMM(true, false, own ? SD_DENSE_RIGHT_LOWER : SD_DENSE_ALL, rows, columns, PANEL - skip, -1, u, ld, panel, ld,
-                   own ? 0 : 1, w->a + row * ld + column, ld, NAME(scratch_of)(w, thread),
+    w->dense->GEMM(true, false, own ? SD_DENSE_RIGHT_LOWER : SD_DENSE_ALL, rows, columns, PANEL - skip, -1, u, ld,
+                   panel, ld, own ? 0 : 1, w->a + row * ld + column, ld, NAME(scratch_of)(w, thread),
                    w->room->scratch_bytes);
 }
 
-/* Task 0 makes the next block on the diagonal and factorises it; the others take the strips of the panels below, each up
- * to the present panel's own columns (V) and from its own on (A). */
+/* Task 0 makes the next block on the diagonal and factorises it; the others take the strips of the panels below, each
+ * up to the present panel's own columns (V) and from its own on (A). */
 static void NAME(subtract_task)(void *work, size_t index, size_t thread) {
     NAME(inversion) *w = work;
     size_t n = w->n, ld = w->lda, p = w->panel, next = p + PANEL, left = w->triangle_only ? 0 : next / BLOCK;
@@ -70,8 +72,8 @@ static void NAME(subtract_task)(void *work, size_t index, size_t thread) {
     if (index == 0) {
         size_t count = sd_size_min(PANEL, n - next);
         const REAL *u = w->a + p * ld + next;
-        w->dense->GEMM(true, false, SD_DENSE_UPPER, count, count, PANEL, -1, u, ld, u, ld, 1, w->a + next * ld + next, ld,
-                       NAME(scratch_of)(w, thread), w->room->scratch_bytes);
+        w->dense->GEMM(true, false, SD_DENSE_UPPER, count, count, PANEL, -1, u, ld, u, ld, 1, w->a + next * ld + next,
+                       ld, NAME(scratch_of)(w, thread), w->room->scratch_bytes);
         NAME(factor_panel)(w, next, thread);
         return;
     }
@@ -109,8 +111,8 @@ static void NAME(square_task)(void *work, size_t index, size_t thread) {
     const REAL *rows = w->a + j * ld;
     REAL *x = w->inverse;
 
-    w->dense->GEMM(true, false, SD_DENSE_UPPER | SD_DENSE_RIGHT_LOWER, j + columns, columns, n - j, 1, rows, ld, rows + j,
-                   ld, 0, x + j, n, NAME(scratch_of)(w, thread), w->room->scratch_bytes);
+    w->dense->GEMM(true, false, SD_DENSE_UPPER | SD_DENSE_RIGHT_LOWER, j + columns, columns, n - j, 1, rows, ld,
+                   rows + j, ld, 0, x + j, n, NAME(scratch_of)(w, thread), w->room->scratch_bytes);
     NAME(sd_dense_transpose)(j, columns, x + j, n, x + j * n, n);
     for (size_t c = 1; c < columns; c++) /* below the diagonal, in the block on it */
         for (size_t i = 0; i < c; i++)

@@ -1,12 +1,11 @@
-/* The product of one type for one instruction set: dense.c includes this file with these macros set; dense_factor.h, which
- * it includes next, undefines them.
- *   NAME(x)      names of this type and set          TARGET     function attribute that allows the instructions
- *   REAL         float or double                     VECTOR, WIDTH   a vector register and its number of elements
- *   ZERO, SPREAD(x), LOAD(p), STORE(p, v), FMA(a, b, c) = a*b + c
- *   ROWS, EACH_ROW(X)   rows of a tile: X(0) X(1) ...   A tile is ROWS x 2 WIDTH, held in registers. */
+/* The product of one type for one instruction set: dense.c includes this file with these macros set; dense_factor.h,
+ * which it includes next, undefines them. NAME(x)      names of this type and set          TARGET     function
+ * attribute that allows the instructions REAL         float or double                     VECTOR, WIDTH   a vector
+ * register and its number of elements ZERO, SPREAD(x), LOAD(p), STORE(p, v), FMA(a, b, c) = a*b + c ROWS, EACH_ROW(X)
+ * rows of a tile: X(0) X(1) ...   A tile is ROWS x 2 WIDTH, held in registers. */
 
-/* C = alpha A B + beta C for one tile: A's element (r, l) at a[row[r] + l*step], B's rows of 2 WIDTH at a distance of ldb.
- * All of A and B is read before C is written. */
+/* C = alpha A B + beta C for one tile: A's element (r, l) at a[row[r] + l*step], B's rows of 2 WIDTH at a distance of
+ * ldb. All of A and B is read before C is written. */
 TARGET static void NAME(tile)(size_t k, const REAL *a, const size_t *row, size_t step, const REAL *b, size_t ldb,
                               REAL alpha, REAL beta, REAL *c, size_t ldc) {
 #define DECLARE(r)              \
@@ -60,7 +59,8 @@ TARGET static void NAME(edge)(size_t rows, size_t columns, size_t k, const REAL 
 
 #if !defined(PLAIN)
 
-/* k rows of B, `columns` in whole tiles, each tile as k x 2 WIDTH after the other; read row by row, as memory likes it. */
+/* k rows of B, `columns` in whole tiles, each tile as k x 2 WIDTH after the other; read row by row, as memory likes it.
+ */
 TARGET static void NAME(pack_rows)(const REAL *b, size_t ldb, size_t k, size_t columns, REAL *out) {
     const size_t width = 2 * WIDTH;
 
@@ -147,7 +147,8 @@ TARGET static void NAME(product)(bool ta, bool tb, sd_dense_part part, size_t m,
                     for (size_t r = 0; r < ROWS; r++)
                         row[r] = sd_size_min(r, rows - 1) * lda;
                 }
-                size_t first = part & SD_DENSE_UPPER && i + n > m + j0 ? (i + n - m - j0) / width * width : 0, end = depth;
+                size_t first = part & SD_DENSE_UPPER && i + n > m + j0 ? (i + n - m - j0) / width * width : 0,
+                       end = depth;
                 if (part & SD_DENSE_LEFT_LOWER) { /* up to column k - m + i of the last row, of the whole A */
                     size_t used = k - m + i + rows;
                     end = used > l ? sd_size_min(depth, used - l) : 0;

@@ -1,4 +1,5 @@
-/* to(j, i) = from(i, j) for 4 x 4 numbers: SD_TRANSPOSE_FOUR_FLOATS and SD_TRANSPOSE_FOUR_DOUBLES (from, ld, to, ldt). */
+/* to(j, i) = from(i, j) for 4 x 4 numbers: SD_TRANSPOSE_FOUR_FLOATS and SD_TRANSPOSE_FOUR_DOUBLES (from, ld, to, ldt).
+ */
 #ifndef SD_TRANSPOSE_H
 #define SD_TRANSPOSE_H
 

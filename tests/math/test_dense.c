@@ -88,7 +88,8 @@ static double largest_difference(const double *a, const double *b, size_t count)
 static void check_inverse(const sd_dense *dense, size_t n, sd_context *context) {
     size_t square = n * n, bytes = sd_dense_scratch(SD_DENSE_PANEL, n);
     double *z = random_doubles(2 * square, 5), *whole = random_doubles(square, 6), *a = random_doubles(square, 6);
-    double *inverse = random_doubles(square, 7), *alone = random_doubles(square, 8), *product = random_doubles(square, 9);
+    double *inverse = random_doubles(square, 7), *alone = random_doubles(square, 8),
+           *product = random_doubles(square, 9);
     double *pivots = random_doubles(2 * n, 1), *squares = pivots + n, frobenius = 0.0, determinant = 0.0;
     float *af = malloc(square * sizeof(float)), *inverse_f = as_floats(inverse, square);
     size_t threads = (size_t)sd_context_threads(context);
@@ -196,8 +197,8 @@ static void check_gram(const sd_dense *dense, size_t m, size_t k, bool tall, siz
                 sum += 2.0 * (tall ? z[l * ld + i] * z[l * ld + j] : z[i * ld + l] * z[j * ld + l]);
             if (!(fabs(c[i * m + j] - sum) <= 1e-13 * (1.0 + (double)k)) ||
                 !(fabs((double)cf[i * m + j] - sum) <= 3e-7 * sqrt(1.0 + (double)k) + 1e-6 * fabs(sum)))
-                fail_msg("%s Gram %zu of %zu, tall %d: (%zu, %zu) is %g and %g, expected %g", dense->name, m, k, tall, i,
-                         j, c[i * m + j], (double)cf[i * m + j], sum);
+                fail_msg("%s Gram %zu of %zu, tall %d: (%zu, %zu) is %g and %g, expected %g", dense->name, m, k, tall,
+                         i, j, c[i * m + j], (double)cf[i * m + j], sum);
         }
     free(z);
     free(c);
@@ -270,7 +271,8 @@ static void test_failing_runner(void **state) {
     for (size_t i = 0; i < n; i++)
         a[i * n + i] = 1.0f;
     const sd_dense_room room = {context, scratch, bytes};
-    assert_true(sd_dense_invert_f32(sd_dense_get(), &room, n, a, n, inverse, pivots, pivots + n) == SD_DENSE_NO_THREADS);
+    assert_true(sd_dense_invert_f32(sd_dense_get(), &room, n, a, n, inverse, pivots, pivots + n) ==
+                SD_DENSE_NO_THREADS);
     sd_context_destroy(context);
     sd_release(NULL, scratch);
     free(a);
