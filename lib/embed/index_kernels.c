@@ -5,18 +5,26 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
+#define WIDE  8 /* doubles in as large a register */
 #elif defined(__AVX__)
 #define LANES 8
+#define WIDE  4
 #else
 #define LANES 4
+#define WIDE  2
 #endif
-#define ROWS    2 /* rows x queries whose sums are in registers at once */
+/* Rows x queries whose sums are in registers at once. */
+#if LANES == 16
+#define ROWS 4
+#else
+#define ROWS 2
+#endif
 #define QUERIES 4
+#define BAND    ((size_t)16) /* rows that stay in the first cache while all queries pass */
+#define AHEAD   ((size_t)8) /* rows that are fetched before their turn: the hardware alone leaves half the time waiting */
 #define GROUP   ((size_t)64)
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
-/* For sums in double: as many numbers as fit into one register of doubles. */
-#define WIDE (LANES / 2)
 typedef float narrow __attribute__((vector_size(WIDE * sizeof(float)), aligned(4), may_alias));
 typedef double wide __attribute__((vector_size(WIDE * sizeof(double))));
 
@@ -26,32 +34,56 @@ static inline lanes load(const float *at) {
     return value;
 }
 
-static inline float sum_of(const lanes *x) {
-    float part[LANES];
-    memcpy(part, x, sizeof part);
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++)
-            part[i] += part[i + width];
-    return part[0];
+/* Adds the element `distance` places on to each: after distances LANES/2 .. 1 the first element is the sum of all. */
+#if defined(__clang__)
+#define FOLD(x, type, ...) (*(x) += __builtin_shufflevector(*(x), *(x), __VA_ARGS__))
+#else
+#define FOLD(x, type, ...) (*(x) += __builtin_shuffle(*(x), (type){__VA_ARGS__}))
+#endif
+typedef int32_t lane_numbers __attribute__((vector_size(LANES * sizeof(int32_t))));
+typedef int64_t wide_numbers __attribute__((vector_size(WIDE * sizeof(int64_t))));
+
+static inline float sum_of(lanes *x) {
+#if LANES == 16
+    FOLD(x, lane_numbers, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    FOLD(x, lane_numbers, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    FOLD(x, lane_numbers, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    FOLD(x, lane_numbers, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#elif LANES == 8
+    FOLD(x, lane_numbers, 4, 5, 6, 7, 0, 1, 2, 3);
+    FOLD(x, lane_numbers, 2, 3, 0, 1, 6, 7, 4, 5);
+    FOLD(x, lane_numbers, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+    FOLD(x, lane_numbers, 2, 3, 0, 1);
+    FOLD(x, lane_numbers, 1, 0, 3, 2);
+#endif
+    return (*x)[0];
 }
 
-static inline double sum_of_wide(const wide *x) {
-    double part[WIDE];
-    memcpy(part, x, sizeof part);
-    for (int width = WIDE / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++)
-            part[i] += part[i + width];
-    return part[0];
+static inline double sum_of_wide(wide *x) {
+#if WIDE == 8
+    FOLD(x, wide_numbers, 4, 5, 6, 7, 0, 1, 2, 3);
+    FOLD(x, wide_numbers, 2, 3, 0, 1, 6, 7, 4, 5);
+#elif WIDE == 4
+    FOLD(x, wide_numbers, 2, 3, 0, 1);
+#endif
+    return (*x)[0] + (*x)[1];
 }
 
-/* ROWS rows with QUERIES queries. */
-static inline void product_tile(const float *queries, const float *rows, size_t d, float *out, size_t ld) {
-    lanes sum[ROWS][QUERIES] = {{{0}}};
+/* ROWS rows with QUERIES queries. Row r + AHEAD is fetched where `fetch` is 1. */
+static inline void product_tile(const float *queries, const float *rows, size_t d, float *out, size_t ld, bool fetch) {
+    const float *ahead = fetch ? rows + AHEAD * d : rows;
+    lanes sum[ROWS][QUERIES];
     size_t j = 0;
+    for (int r = 0; r < ROWS; r++)
+        for (int q = 0; q < QUERIES; q++)
+            sum[r][q] = (lanes){0};
     for (; j + LANES <= d; j += LANES) {
         lanes row[ROWS];
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
             row[r] = load(rows + (size_t)r * d + j);
+            __builtin_prefetch(ahead + (size_t)r * d + j);
+        }
         for (int q = 0; q < QUERIES; q++) {
             lanes query = load(queries + (size_t)q * d + j);
             for (int r = 0; r < ROWS; r++)
@@ -72,8 +104,10 @@ static inline float product_of_two(const float *a, const float *b, size_t d) {
     lanes sum[4] = {{0}};
     size_t j = 0;
     for (; j + 4 * LANES <= d; j += 4 * LANES)
-        for (size_t s = 0; s < 4; s++)
+        for (size_t s = 0; s < 4; s++) {
             sum[s] += load(a + j + s * LANES) * load(b + j + s * LANES);
+            __builtin_prefetch(b + AHEAD * d + j + s * LANES);
+        }
     for (; j + LANES <= d; j += LANES)
         sum[0] += load(a + j) * load(b + j);
     sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
@@ -84,13 +118,18 @@ static inline float product_of_two(const float *a, const float *b, size_t d) {
 }
 
 static void products(const float *queries, size_t m, const float *rows, size_t n, size_t d, float *out, size_t ld) {
-    for (size_t r = 0; r < n; r += ROWS) {
-        size_t q = 0;
-        for (; q + QUERIES <= m && r + ROWS <= n; q += QUERIES)
-            product_tile(queries + q * d, rows + r * d, d, out + q * ld + r, ld);
+    for (size_t first = 0; first < n; first += BAND) {
+        size_t last = sd_size_min(first + BAND, n), q = 0, whole = first + (last - first) / ROWS * ROWS;
+        for (; q + QUERIES <= m; q += QUERIES) {
+            for (size_t r = first; r < whole; r += ROWS)
+                product_tile(queries + q * d, rows + r * d, d, out + q * ld + r, ld, q == 0);
+            for (size_t r = whole; r < last; r++)
+                for (size_t i = q; i < q + QUERIES; i++)
+                    out[i * ld + r] = product_of_two(queries + i * d, rows + r * d, d);
+        }
         for (; q < m; q++)
-            for (size_t i = r; i < n && i < r + ROWS; i++)
-                out[q * ld + i] = product_of_two(queries + q * d, rows + i * d, d);
+            for (size_t r = first; r < last; r++)
+                out[q * ld + r] = product_of_two(queries + q * d, rows + r * d, d);
     }
 }
 

@@ -269,7 +269,7 @@ static void batches_and_threads(void **state) {
         for (int32_t threads = 1; threads <= 5; threads += 2) {
             sd_context *context = context_of(threads, NULL);
             sd_index *index = index_of(context, (sd_metric)metric, rows, NULL, n, d);
-            static const size_t steps[] = {300, 1, 8, 9, 256};
+            static const size_t steps[] = {300, 1, 8, 129, 256}; /* to both sides of SD_INDEX_FEW */
             for (size_t s = 0; s < 5; s++) {
                 size_t some = steps[s] == 1 ? 20 : m; /* enough of them one by one */
                 for (size_t q = 0; q < some; q += steps[s])
@@ -598,15 +598,15 @@ static void hooks(void **state) {
 
 static void check_kernels(const sd_index_kernels *kernels) {
     for (size_t d = 1; d < 140; d += d < 20 ? 1 : 17) {
-        enum { ROWS = 7, QUERIES = SD_INDEX_FEW };
-        float *rows = random_rows(ROWS, d, d), *queries = random_rows(QUERIES, d, d + 1), out[QUERIES * 9];
+        enum { ROWS = 37, QUERIES = 9, LD = 40 };
+        float *rows = random_rows(ROWS, d, d), *queries = random_rows(QUERIES, d, d + 1), out[QUERIES * LD];
         for (size_t m = 1; m <= QUERIES; m++)
-            for (size_t n = 1; n <= ROWS; n++) {
-                kernels->products(queries, m, rows, n, d, out, 9);
+            for (size_t n = 1; n <= ROWS; n += n < 8 ? 1 : 5) {
+                kernels->products(queries, m, rows, n, d, out, LD);
                 for (size_t q = 0; q < m; q++)
                     for (size_t r = 0; r < n; r++) {
                         double exact = score_of(SD_METRIC_INNER_PRODUCT, queries + q * d, rows + r * d, d);
-                        assert_true(fabs((double)out[q * 9 + r] - exact) <=
+                        assert_true(fabs((double)out[q * LD + r] - exact) <=
                                     6e-8 * (double)d * length_of(queries + q * d, d) * length_of(rows + r * d, d));
                     }
             }
