@@ -283,8 +283,10 @@ static sd_status finish_teacher(sd_assignment *a, const sd_assignment_tile *tile
         }
     }
     double nothing = 0.0;
-    for (size_t j = 0; j < a->prototypes; j++)
-        nothing += a->logit_sums[j] - a->logit_sums[j] + (double)(a->center[j] - a->center[j]);
+    for (size_t j = 0; j < a->prototypes; j++) {
+        double logit = a->logit_sums[j] * (double)a->teacher_factors[j] - (double)a->center[j];
+        nothing += logit - logit; /* 0, or NaN */
+    }
     SD_REQUIRE(nothing == 0.0, SD_ERR_NUMERIC,
                "the teacher's logits are not finite: its prototypes or the center may not be");
     return SD_OK;
