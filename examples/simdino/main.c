@@ -10,17 +10,18 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *about;
 } commands[] = {
-    {"pretrain", command_pretrain, "train a vision transformer on images without labels (SimDINO)"},
+    {"pretrain", command_pretrain, "train a vision transformer on images without labels"},
     {"embed", command_embed, "compute features of images, for NumPy"},
     {"knn", command_knn, "measure features by nearest neighbours, beside raw pixels and the untrained network"},
     {"coding-rate", command_coding_rate, "coding rate and effective rank of a matrix"},
+    {"recipe", command_recipe, "list the recipes, or print one"},
     {"info", command_info, "versions, CPU, BLAS, and what makes it faster"},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
 static void print_help(FILE *stream) {
     fprintf(stream, "Usage: simdino COMMAND [options]\n\n"
-                    "Self-supervised pretraining of vision transformers by SimDINO.\n\nCommands:\n");
+                    "Self-supervised pretraining of vision transformers by SimDINO, SimDINOv2, DINO and DINOv2.\n\nCommands:\n");
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
         fprintf(stream, "  %-13s %s\n", commands[i].name, commands[i].about);
     }

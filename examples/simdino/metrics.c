@@ -24,7 +24,8 @@ struct metrics {
 };
 
 static const char csv_header[] = "step,epoch,loss,compression,expansion,rate,effective_rank,similarity,lr,weight_decay,"
-                                 "momentum,gradient_norm,images_per_second,seconds,knn\n";
+                                 "momentum,gradient_norm,images_per_second,seconds,knn,patch_loss,koleo,local_loss,"
+                                 "global_loss,target_entropy,teacher_temp\n";
 
 static bool ends_with(const char *text, const char *ending) {
     size_t length = strlen(text), wanted = strlen(ending);
@@ -183,6 +184,12 @@ void metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double k
     put_number(m, line, "images_per_second", step->images_per_second);
     put_number(m, line, "seconds", step->seconds);
     put_number(m, line, "knn", knn);
+    put_number(m, line, "patch_loss", step->patch_loss);
+    put_number(m, line, "koleo", step->koleo);
+    put_number(m, line, "local_loss", step->local_loss);
+    put_number(m, line, "global_loss", step->global_loss);
+    put_number(m, line, "target_entropy", step->target_entropy);
+    put_number(m, line, "teacher_temp", step->teacher_temp);
     if (fprintf(m->stream, "%s%s\n", line, m->json ? "}" : "") < 0) {
         complain("cannot write %s: %s; training goes on", m->path, strerror(errno));
         m->broken = true;

@@ -26,6 +26,7 @@ typedef struct run {
     option_set options;
     sd_context *context;
     source data;
+    uint64_t recipe_steps; /* length of the run that the recipe asks for */
     sd_loader *loader;
     sd_pretrainer *trainer;
     metrics *log;
@@ -135,7 +136,8 @@ static int choose_length(run *r) {
             return result;
         }
     } else if (steps == 0) {
-        steps = (uint64_t)ceil(s->epochs * (double)sd_loader_batches_per_epoch(r->loader));
+        steps = s->epochs > 0 ? (uint64_t)ceil(s->epochs * (double)sd_loader_batches_per_epoch(r->loader))
+                              : r->recipe_steps;
     }
     return pretrain_set_steps(s, &r->options, steps);
 }
@@ -172,6 +174,7 @@ static int announce(run *r, bool resumed) {
     if (status != SD_OK) {
         return failed("these settings cannot be trained", status);
     }
+    say("method    %s", sd_method_name(c->method));
     say("data      %s, %" PRIu64 " images of %zu x %zu x %d", r->data.name, sd_dataset_count(r->data.train),
         r->data.width, r->data.height, r->data.channels);
     say("network   dim %d, depth %d, heads %d, patch %d; head %d, %d", c->model.dim, c->model.depth, c->model.heads,
@@ -190,6 +193,7 @@ static int announce(run *r, bool resumed) {
 
 static int begin_new(run *r) {
     int result = pretrain_complete(&r->settings, &r->options, &r->data);
+    r->recipe_steps = r->settings.config.total_steps;
     if (result == EXIT_OK) { /* checks --warmup before the speed is measured */
         result = pretrain_set_steps(&r->settings, &r->options, 1000000);
     }
@@ -241,12 +245,17 @@ static int save(run *r) {
     return EXIT_OK;
 }
 
+static const char *method_title(int32_t method) {
+    static const char *const titles[] = {"SimDINO", "SimDINOv2", "DINO", "DINOv2"};
+    return titles[method];
+}
+
 static int draw_curve(const run *r) {
     if (r->settings.curve == NULL) {
         return EXIT_OK;
     }
     char title[96];
-    snprintf(title, sizeof title, "SimDINO pretraining: %s", r->data.name);
+    snprintf(title, sizeof title, "%s pretraining: %s", method_title(r->settings.config.method), r->data.name);
     size_t count;
     const metrics_row *rows = metrics_rows(r->log, &count);
     return plot_write(r->settings.curve, title, rows, count) == 0 ? EXIT_OK : EXIT_FAILED;
@@ -270,7 +279,8 @@ static void say_how_to_resume(const run *r) {
 static int report_broken_step(const run *r, sd_status status) {
     failed("training stopped", status);
     if (status == SD_ERR_NUMERIC) {
-        complain("a smaller --lr, a longer --warmup or a larger --eps may help");
+        complain("a smaller --lr or a longer --warmup may help%s",
+                 r->settings.config.method <= SD_METHOD_SIMDINOV2 ? ", or a larger --eps" : "");
     }
     if (r->saved_step != UINT64_MAX) {
         complain("%s holds the state after %" PRIu64 " steps", r->settings.out, r->saved_step);
@@ -344,11 +354,15 @@ static int train(run *r) {
     char duration[24];
     format_duration(seconds_now() - begun, duration);
     if (position > first) {
-        printf("%s after %" PRIu64 " of %" PRIu64 " steps (%s, %.0f images/s): loss %.4f, compression %.4f, "
-               "expansion %.4f, effective rank %.1f\n",
+        printf("%s after %" PRIu64 " of %" PRIu64 " steps (%s, %.0f images/s): loss %.4f, ",
                position == total ? "finished" : "stopped", position, total, duration,
-               (double)(position - first) * (double)r->settings.config.batch_size / (seconds_now() - begun), last.loss,
-               last.compression, last.expansion, last.effective_rank);
+               (double)(position - first) * (double)r->settings.config.batch_size / (seconds_now() - begun), last.loss);
+        if (r->settings.config.method <= SD_METHOD_SIMDINOV2) {
+            printf("compression %.4f, expansion %.4f, ", last.compression, last.expansion);
+        } else {
+            printf("target entropy %.3f, ", last.target_entropy);
+        }
+        printf("effective rank %.1f\n", last.effective_rank);
     }
     printf("saved %s\n", r->settings.out);
     if (position < total) {
@@ -404,6 +418,7 @@ int command_pretrain(int argc, char **argv) {
     if (metrics_close(r.log) != 0 && result == EXIT_OK) {
         result = EXIT_FAILED;
     }
+    free(r.settings.recipe_file);
     sd_loader_destroy(r.loader);
     sd_pretrainer_destroy(r.trainer);
     source_close(&r.data);

@@ -12,7 +12,11 @@
 typedef struct pretrain_settings {
     const char *data, *test_data, *out, *resume, *metrics, *curve;
     const char *warmup; /* "500" steps or "10%" of all */
-    int32_t recipe, preset, activations;
+    const char *recipe, *set;       /* name or file; "NAME=VALUE NAME=VALUE" */
+    const char *recipe_text;        /* what is in force */
+    char *recipe_file;              /* its text, when it came from a file */
+    uint64_t images;                /* of the data set */
+    int32_t method, preset, activations;
     bool overwrite;
     double minutes, epochs;
     uint64_t steps, stop_after, save_every, knn_every;
@@ -20,6 +24,7 @@ typedef struct pretrain_settings {
     int32_t threads;
     sd_pretrainer_config config;
     double mean[SD_MAX_CHANNELS], std[SD_MAX_CHANNELS];
+    double mask_ratio[2];
     size_t mean_count, std_count;
 } pretrain_settings;
 
@@ -33,7 +38,8 @@ const option *pretrain_conflict_with_resume(const option_set *set);
  * open. EXIT_OK, or the exit code of an error that was reported. */
 int pretrain_complete(pretrain_settings *settings, const option_set *set, const source *data);
 
-/* Sets total_steps, and warmup_steps as --warmup says. EXIT_OK or EXIT_WRONG_USAGE. */
+/* Sets total_steps, and the phases of the run by the recipe's shares (warm-up as --warmup says). EXIT_OK or
+ * EXIT_WRONG_USAGE. */
 int pretrain_set_steps(pretrain_settings *settings, const option_set *set, uint64_t steps);
 
 #endif

@@ -7,6 +7,8 @@
 
 #include "program.h"
 
+static const char *const method_names[] = {"simdino", "simdinov2", "dino", "dinov2", NULL}; /* sd_method */
+static const char *const target_names[] = {"center", "sinkhorn", NULL};      /* sd_target_kind */
 static const char *const preset_names[] = {"tiny", "small", "base", "large", NULL};
 static const char *const accumulation_names[] = {"whole", "pieces", NULL};   /* sd_accumulation */
 static const char *const optimizer_names[] = {"adamw", "sgd", "lars", NULL}; /* sd_optimizer_kind */
@@ -14,7 +16,7 @@ static const char *const activation_names[] = {"speed", "memory", NULL};     /* 
 static const char *const clip_names[] = {"none", "tensor", "module", NULL};  /* sd_clip_kind */
 static const char *const off_on[] = {"0", "1", NULL};
 
-#define MOST_OPTIONS 80
+#define MOST_OPTIONS 100
 #define MOST_STEPS   1e15
 
 /* Shorthands for the table below. */
@@ -70,8 +72,14 @@ static size_t fill_table(pretrain_settings *s) {
          .most = MOST_STEPS, .help =
              "stop early after so many steps of this call and save, to be resumed; the schedule stays as it is"},
 
+        HEADING("Method"),
+        WORD("method", "NAME", &s->method, method_names, "simdino (default), simdinov2, dino, dinov2"),
+        {.kind = OPTION_TEXT, .name = "recipe", .value = "NAME|FILE", .target = &s->recipe, .fixed_by_checkpoint = true,
+         .help = "where defaults come from (default: the method's recipe for such images; see below)"},
+        {.kind = OPTION_TEXT, .name = "set", .value = "NAME=VALUE ...", .target = &s->set, .fixed_by_checkpoint = true,
+         .help = "any setting of \"simdino recipe NAME --all\", several with spaces between; the last word"},
+
         HEADING("Network"),
-        WORD("recipe", "NAME", &s->recipe, recipe_names(), "where defaults come from (see below)"),
         WORD("preset", "NAME", &s->preset, preset_names,
              "dim/depth/heads: tiny 192/12/3, small 384/12/6, base 768/12/12, large 1024/24/16"),
         TRAINING(OPTION_INT, "dim", "N", &model->dim, 1, 1e6, "width (recipe)"),
@@ -86,6 +94,10 @@ static size_t fill_table(pretrain_settings *s) {
                  "stochastic depth of the last block (recipe)"),
         TRAINING(OPTION_INT, "head-hidden", "N", &model->head_hidden, 1, 1e6, "hidden width of the head (recipe)"),
         TRAINING(OPTION_INT, "head-dim", "N", &model->head_dim, 1, 1e6, "width of the features in the loss (recipe)"),
+        TRAINING(OPTION_INT, "registers", "N", &model->registers, 0, 64, "register tokens (recipe)"),
+        TRAINING(OPTION_REAL, "layer-scale", "X", &model->layer_scale, -1e6, 1e6,
+                 "initial value of LayerScale, 0 for none (recipe)"),
+        TRAINING(OPTION_INT, "prototypes", "N", &model->prototypes, 1, 1e6, "of DINO and DINOv2 (recipe)"),
 
         HEADING("Crops"),
         TRAINING(OPTION_INT, "global-size", "PIXELS", &augment->global_size, 1, 1e5,
@@ -115,6 +127,18 @@ static size_t fill_table(pretrain_settings *s) {
          .help = "deviation of the channels (recipe)", .fixed_by_checkpoint = true},
 
         HEADING("Loss"),
+        TRAINING(OPTION_REAL, "teacher-temp", "X", &config->teacher_temp, 1e-6, 1e6,
+                 "DINO, DINOv2: temperature of the teacher after its warm-up (recipe)"),
+        TRAINING(OPTION_REAL, "teacher-temp-start", "X", &config->teacher_temp_start, 1e-6, 1e6,
+                 "and before (recipe)"),
+        WORD("targets", "HOW", &config->dino.target, target_names,
+             "DINO, DINOv2: center (default) or sinkhorn keeps the teacher's assignments spread"),
+        TRAINING(OPTION_REAL, "center-momentum", "X", &config->dino.center_momentum, 0, 1,
+                 "DINO, DINOv2: of the center; 1 leaves it at 0, no centering (recipe)"),
+        TRAINING(OPTION_REAL, "patch-weight", "X", &config->patch_weight, 0, 1e6,
+                 "SimDINOv2, DINOv2: weight of masked patches, 0 for no masks (recipe)"),
+        NUMBERS("mask-ratio", "LOW,HIGH", s->mask_ratio, 2, 0, 1, "SimDINOv2, DINOv2: share of masked patches (recipe)"),
+        TRAINING(OPTION_REAL, "koleo", "X", &config->koleo_weight, 0, 1e6, "DINOv2: weight of KoLeo (recipe)"),
         TRAINING(OPTION_REAL, "eps", "X", &config->loss.eps_sq, 1e-12, 1e6,
                  "eps of the coding rate, the paper's epsilon squared (recipe)"),
         TRAINING(OPTION_REAL, "coeff", "X", &config->loss.coeff, 0, 1e6, "weight of compression (recipe)"),
@@ -161,11 +185,11 @@ static size_t fill_table(pretrain_settings *s) {
 }
 
 options_outcome pretrain_parse(int argc, char **argv, pretrain_settings *settings, option_set *set) {
-    *settings = (pretrain_settings){.recipe = -1, .preset = -1};
+    *settings = (pretrain_settings){.method = -1, .preset = -1};
     *set = (option_set){
         .command = "pretrain",
         .synopsis = "--data PATH [options]",
-        .about = "Trains a vision transformer with SimDINO on images without using their labels, and saves it.\n"
+        .about = "Trains a vision transformer on images without using their labels, and saves it.\n"
                  "Ctrl-C saves a checkpoint and ends; --resume goes on from it.",
         .options = table,
         .count = fill_table(settings),
@@ -201,39 +225,107 @@ static int complete_normalisation(pretrain_settings *s, const option_set *set, i
     return EXIT_OK;
 }
 
+/* --set "a=1 b=2": the last word on every setting. */
+static int apply_set(pretrain_settings *s, const option_set *set) {
+    const char *at = s->set;
+    while (at != NULL && *at != '\0') {
+        size_t length = strcspn(at, " ");
+        char name[128], *value;
+        if (length >= sizeof name) {
+            return options_wrong(set, "--set: \"%.40s...\" is too long", at);
+        }
+        memcpy(name, at, length);
+        name[length] = '\0';
+        value = strchr(name, '=');
+        if (length > 0 && value == NULL) {
+            return options_wrong(set, "--set: expected NAME=VALUE, not \"%s\"", name);
+        }
+        if (length > 0) {
+            *value++ = '\0';
+            if (sd_setting_set(&s->config, name, value) != SD_OK) {
+                return options_wrong(set, "--set: %s", sd_last_error());
+            }
+        }
+        at += length + (at[length] == ' ');
+    }
+    return EXIT_OK;
+}
+
+/* Which recipe is in force, and its settings for these images. */
+static int start_from_recipe(pretrain_settings *s, const option_set *set, const source *data) {
+    int32_t method = s->method >= 0 ? s->method : SD_METHOD_SIMDINO;
+    s->images = sd_dataset_count(data->train);
+    s->recipe_text = recipe_load(s->recipe != NULL ? s->recipe : recipe_name_for(method, data), &s->recipe_file);
+    if (s->recipe_text == NULL) {
+        return EXIT_WRONG_USAGE;
+    }
+    sd_status status = sd_recipe_apply_text(s->recipe_text, s->images, (size_t)s->batch, 0, &s->config);
+    if (status != SD_OK) {
+        return failed("--recipe", status);
+    }
+    if (s->method >= 0 && s->config.method != s->method) {
+        return options_wrong(set, "--recipe %s is of method %s, not %s", s->recipe, sd_method_name(s->config.method),
+                             sd_method_name(s->method));
+    }
+    return EXIT_OK;
+}
+
 int pretrain_complete(pretrain_settings *s, const option_set *set, const source *data) {
     sd_pretrainer_config *config = &s->config;
-    const recipe *r = s->recipe >= 0 ? &recipes[s->recipe] : recipe_for(data);
-
     /* The library's defaults, then the recipe, then the preset, then what the command line says. */
-    sd_pretrainer_config_init(config);
-    recipe_apply(r, data->channels, config);
+    int result = start_from_recipe(s, set, data);
+    if (result != EXIT_OK) {
+        return result;
+    }
+    config->model.channels = data->channels;
+    s->batch = config->batch_size;
+    s->mask_ratio[0] = config->mask.ratio_min;
+    s->mask_ratio[1] = config->mask.ratio_max;
     if (s->preset >= 0) {
         sd_status status = sd_model_config_preset(&config->model, preset_names[s->preset]);
         if (status != SD_OK) {
             return failed("--preset", status);
         }
     }
-    s->batch = r->batch;
     options_apply(set);
     config->activations = SD_ACTIVATIONS_SPEED + s->activations;
     config->batch_size = (size_t)s->batch;
     config->micro_batch = (size_t)s->micro_batch;
+    config->mask.ratio_min = s->mask_ratio[0];
+    config->mask.ratio_max = s->mask_ratio[1];
     if (!option_given(set, "image-size")) {
         config->model.image_size = config->augment.global_size;
     }
-    if (!option_given(set, "lr")) {
-        config->lr = sd_scale_lr_linear(r->lr_256, config->batch_size);
+    result = complete_normalisation(s, set, data->channels);
+    return result == EXIT_OK ? apply_set(s, set) : result;
+}
+
+/* Steps of warm-up, temperature and freezing, by the shares that the recipe gives them. */
+static int set_phases(pretrain_settings *s, uint64_t steps) {
+    sd_pretrainer_config phases;
+    size_t batch = s->config.batch_size;
+    sd_status status = sd_recipe_apply_text(s->recipe_text, s->images, batch, 1, &phases);
+    if (status == SD_OK) { /* phases.total_steps: those of one of the recipe's epochs */
+        double epochs = (double)steps / (double)phases.total_steps;
+        status = sd_recipe_apply_text(s->recipe_text, s->images, batch, epochs, &phases);
     }
-    if (!option_given(set, "epochs")) {
-        s->epochs = r->epochs;
+    if (status != SD_OK) {
+        return failed("--recipe", status);
     }
-    return complete_normalisation(s, set, data->channels);
+    s->config.warmup_steps = phases.warmup_steps;
+    s->config.teacher_temp_steps = phases.teacher_temp_steps;
+    s->config.freeze_steps = phases.freeze_steps;
+    s->config.epoch_steps = phases.epoch_steps;
+    return EXIT_OK;
 }
 
 int pretrain_set_steps(pretrain_settings *s, const option_set *set, uint64_t steps) {
     s->config.total_steps = steps > 0 ? steps : 1;
-    double share = 10, number = 0;
+    double share = -1, number = 0;
+    int result = set_phases(s, s->config.total_steps);
+    if (result != EXIT_OK) {
+        return result;
+    }
     if (s->warmup != NULL) {
         char *end = NULL;
         number = strtod(s->warmup, &end);
@@ -242,11 +334,14 @@ int pretrain_set_steps(pretrain_settings *s, const option_set *set, uint64_t ste
             return options_wrong(set, "--warmup %s: expected steps (\"500\") or a share (\"10%%\")", s->warmup);
         }
         share = *end == '%' ? number : -1;
+        s->config.warmup_steps = share >= 0 ? (uint64_t)(share / 100 * (double)s->config.total_steps) : (uint64_t)number;
     }
-    s->config.warmup_steps = share >= 0 ? (uint64_t)(share / 100 * (double)s->config.total_steps) : (uint64_t)number;
+    if (s->config.warmup_steps > s->config.total_steps && s->warmup == NULL) {
+        s->config.warmup_steps = s->config.total_steps;
+    }
     if (s->config.warmup_steps > s->config.total_steps) {
         return options_wrong(set, "--warmup %s: the run has only %llu steps", s->warmup,
                              (unsigned long long)s->config.total_steps);
     }
-    return EXIT_OK;
+    return apply_set(s, set); /* which may name steps, too */
 }

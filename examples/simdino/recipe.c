@@ -1,155 +1,139 @@
-/* The table of recipes. See recipe.h.
- *
- * "imagenet" is the recipe of the SimDINO paper for ViT-S/16. The other two are for small images on a CPU: a small
- * network, few local crops, little or no blur, a larger learning rate, more weight on compression and a shorter memory
- * of the teacher, since such runs have few steps.
- */
+/* Recipes on the command line, and the command "recipe". See recipe.h. */
 #include "recipe.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* clang-format off */
-const recipe recipes[] = {
-    {
-        .name = "small-grey",
-        .meant_for = "one channel up to 64 pixels: Fashion-MNIST, MNIST",
-        .patch = 7, .dim = 96, .depth = 4, .heads = 3,
-        .mlp_ratio = 4, .drop_path = 0.0,
-        .head_hidden = 256, .head_dim = 64,
-        .global_size = 28, .local_size = 14, .locals = 2,
-        .global_scale = {0.5, 1.0}, .local_scale = {0.2, 0.6},
-        .flip = 0.5, .jitter = 0.8, .brightness = 0.2, .contrast = 0.2, .saturation = 0, .hue = 0, .gray = 0,
-        .blur = {0, 0, 0}, .blur_radius = {0.1, 1.0}, .solarize = {0, 0, 0},
-        .mean = {0.2860}, .std = {0.3530},
-        .batch = 64, .epochs = 10,
-        .lr_256 = 4e-3, .min_lr = 1e-5, .warmup = 0.1,
-        .weight_decay = 0.04, .weight_decay_end = 0.2,
-        .momentum = 0.99, .momentum_end = 1.0,
-        .eps = 0.05, .coeff = 3, .clip_limit = 3.0,
-    },
-    {
-        .name = "small-colour",
-        .meant_for = "colour up to 64 pixels: CIFAR-10",
-        .patch = 4, .dim = 96, .depth = 4, .heads = 3,
-        .mlp_ratio = 4, .drop_path = 0.0,
-        .head_hidden = 256, .head_dim = 64,
-        .global_size = 32, .local_size = 16, .locals = 2,
-        .global_scale = {0.4, 1.0}, .local_scale = {0.15, 0.5},
-        .flip = 0.5, .jitter = 0.8, .brightness = 0.4, .contrast = 0.4, .saturation = 0.2, .hue = 0.1, .gray = 0.1,
-        .blur = {0, 0, 0}, .blur_radius = {0.1, 1.0}, .solarize = {0, 0, 0},
-        .mean = {0.485, 0.456, 0.406}, .std = {0.229, 0.224, 0.225},
-        .batch = 64, .epochs = 10,
-        .lr_256 = 4e-3, .min_lr = 1e-5, .warmup = 0.1,
-        .weight_decay = 0.04, .weight_decay_end = 0.1,
-        .momentum = 0.99, .momentum_end = 1.0,
-        .eps = 0.05, .coeff = 3, .clip_limit = 3.0,
-    },
-    {
-        .name = "imagenet",
-        .meant_for = "larger images: SimDINO's own recipe, ViT-S/16",
-        .patch = 16, .dim = 384, .depth = 12, .heads = 6,
-        .mlp_ratio = 4, .drop_path = 0.1,
-        .head_hidden = 2048, .head_dim = 256,
-        .global_size = 224, .local_size = 96, .locals = 10,
-        .global_scale = {0.4, 1.0}, .local_scale = {0.05, 0.4},
-        .flip = 0.5, .jitter = 0.8, .brightness = 0.4, .contrast = 0.4, .saturation = 0.2, .hue = 0.1, .gray = 0.2,
-        .blur = {1.0, 0.1, 0.5}, .blur_radius = {0.1, 2.0}, .solarize = {0, 0.2, 0},
-        .mean = {0.485, 0.456, 0.406}, .std = {0.229, 0.224, 0.225},
-        .batch = 256, .epochs = 100,
-        .lr_256 = 5e-4, .min_lr = 1e-6, .warmup = 0.1,
-        .weight_decay = 0.04, .weight_decay_end = 0.4,
-        .momentum = 0.996, .momentum_end = 1.0,
-        .eps = 0.05, .coeff = 1, .clip_limit = 3.0,
-    },
-};
-/* clang-format on */
+#include "options.h"
+#include "program.h"
 
-const size_t recipe_count = sizeof recipes / sizeof recipes[0];
+#define MOST_RECIPE_BYTES 65536
 
-const recipe *recipe_find(const char *name) {
-    for (size_t i = 0; i < recipe_count; i++) {
-        if (strcmp(recipes[i].name, name) == 0) {
-            return &recipes[i];
-        }
-    }
-    return NULL;
+const char *recipe_name_for(int32_t method, const source *data) {
+    static const char *const names[][3] = {
+        [SD_METHOD_SIMDINO] = {"simdino-small-grey", "simdino-small-colour", "simdino-vits16"},
+        [SD_METHOD_SIMDINOV2] = {"simdinov2-small-grey", "simdinov2-small-colour", "simdinov2-vitb16"},
+        [SD_METHOD_DINO] = {"dino-small-grey", "dino-small-colour", "dino-vits16"},
+        [SD_METHOD_DINOV2] = {"dinov2-small-grey", "dinov2-small-colour", "dinov2-vitb16"},
+    };
+    bool large = data->width > 64 || data->height > 64;
+    return names[method][large ? 2 : data->channels == 1 ? 0 : 1];
 }
 
-const recipe *recipe_for(const source *data) {
-    if (data->width > 64 || data->height > 64) {
-        return recipe_find("imagenet");
+static const char *read_file(const char *path, char **owned) {
+    FILE *stream = fopen(path, "rb");
+    if (stream == NULL) {
+        complain("there is no recipe and no file \"%s\" (%s); \"simdino recipe\" lists the recipes", path,
+                 strerror(errno));
+        return NULL;
     }
-    return recipe_find(data->channels == 1 ? "small-grey" : "small-colour");
+    char *text = malloc(MOST_RECIPE_BYTES + 1);
+    size_t length = text != NULL ? fread(text, 1, MOST_RECIPE_BYTES + 1, stream) : 0;
+    bool broken = text == NULL || ferror(stream) != 0 || length > MOST_RECIPE_BYTES || memchr(text, 0, length) != NULL;
+    fclose(stream);
+    if (broken) {
+        complain("%s is not a recipe: it cannot be read, or is not a text of up to %d bytes", path, MOST_RECIPE_BYTES);
+        free(text);
+        return NULL;
+    }
+    text[length] = '\0';
+    *owned = text;
+    return text;
 }
 
-const char *const *recipe_names(void) {
-    static const char *names[sizeof recipes / sizeof recipes[0] + 1];
-    for (size_t i = 0; i < recipe_count; i++) {
-        names[i] = recipes[i].name;
+const char *recipe_load(const char *name_or_path, char **owned) {
+    *owned = NULL;
+    const char *name = name_or_path;
+    if (strcmp(name, "small-grey") == 0) {
+        name = "simdino-small-grey";
+    } else if (strcmp(name, "small-colour") == 0) {
+        name = "simdino-small-colour";
     }
-    return names;
+    const char *text = sd_recipe_text(name);
+    return text != NULL ? text : read_file(name_or_path, owned);
 }
 
-void recipe_apply(const recipe *r, int32_t channels, sd_pretrainer_config *config) {
-    sd_model_config *model = &config->model;
-    model->image_size = r->global_size;
-    model->patch_size = r->patch;
-    model->channels = channels;
-    model->dim = r->dim;
-    model->depth = r->depth;
-    model->heads = r->heads;
-    model->mlp_ratio = r->mlp_ratio;
-    model->drop_path = r->drop_path;
-    model->head_hidden = r->head_hidden;
-    model->head_dim = r->head_dim;
-
-    sd_augment_config *augment = &config->augment;
-    augment->global_size = r->global_size;
-    augment->local_size = r->local_size;
-    augment->local_crops = r->locals;
-    memcpy(augment->global_scale, r->global_scale, sizeof r->global_scale);
-    memcpy(augment->local_scale, r->local_scale, sizeof r->local_scale);
-    augment->flip = r->flip;
-    augment->jitter = r->jitter;
-    augment->brightness = r->brightness;
-    augment->contrast = r->contrast;
-    augment->saturation = r->saturation;
-    augment->hue = r->hue;
-    augment->gray = r->gray;
-    memcpy(augment->blur, r->blur, sizeof r->blur);
-    memcpy(augment->blur_radius, r->blur_radius, sizeof r->blur_radius);
-    memcpy(augment->solarize, r->solarize, sizeof r->solarize);
-    /* A recipe knows the mean of its own kind of images; other numbers of channels keep the library's defaults. */
-    for (int32_t c = 0; c < channels && c < 3 && r->std[c] > 0; c++) {
-        augment->mean[c] = r->mean[c];
-        augment->std[c] = r->std[c];
-    }
-
-    config->batch_size = (size_t)r->batch;
-    config->min_lr = r->min_lr;
-    config->weight_decay = r->weight_decay;
-    config->weight_decay_end = r->weight_decay_end;
-    config->momentum = r->momentum;
-    config->momentum_end = r->momentum_end;
-    config->loss.eps_sq = r->eps;
-    config->loss.coeff = r->coeff;
-    config->clip_limit = r->clip_limit;
+/* The comment that a recipe begins with. */
+static void print_title(const char *name) {
+    const char *text = sd_recipe_text(name);
+    int length = (int)strcspn(text, "\n");
+    printf("  %-24s %.*s\n", name, length > 2 ? length - 2 : 0, length > 2 ? text + 2 : "");
 }
 
 void recipe_print_table(void) {
-    printf("Recipes (--recipe NAME; else by the images). All numbers can be changed by the options above.\n");
-    printf("  %-13s %5s %4s %5s %5s  %-9s %-9s %6s %5s %6s %7s\n", "", "patch", "dim", "depth", "heads", "global",
-           "local", "head", "batch", "epochs", "lr/256");
-    for (size_t i = 0; i < recipe_count; i++) {
-        const recipe *r = &recipes[i];
-        char global[16], local[16];
-        snprintf(global, sizeof global, "2 x %d", r->global_size);
-        snprintf(local, sizeof local, "%d x %d", r->locals, r->local_size);
-        printf("  %-13s %5d %4d %5d %5d  %-9s %-9s %6d %5d %6g %7g\n", r->name, r->patch, r->dim, r->depth, r->heads,
-               global, local, r->head_dim, (int)r->batch, r->epochs, r->lr_256);
+    printf("Recipes (\"simdino recipe NAME\" prints one; every number can be changed):\n");
+    for (size_t i = 0; i < sd_recipe_count(); i++) {
+        print_title(sd_recipe_name(i));
     }
-    for (size_t i = 0; i < recipe_count; i++) {
-        printf("  %-13s %s\n", recipes[i].name, recipes[i].meant_for);
+}
+
+/* ---- command ------------------------------------------------------------------------------- */
+
+/* Every setting, as the recipe leaves it for a data set of that size. */
+static int print_settings(const char *text, uint64_t images, uint64_t batch, double epochs) {
+    sd_pretrainer_config config;
+    sd_status status = sd_recipe_apply_text(text, images, (size_t)batch, epochs, &config);
+    if (status != SD_OK) {
+        return failed("recipe", status);
     }
+    for (size_t i = 0; i < sd_setting_count(); i++) {
+        char value[1024];
+        status = sd_setting_get(&config, sd_setting_name(i), value, sizeof value);
+        if (status != SD_OK) {
+            return failed("recipe", status);
+        }
+        printf("%s = %s\n", sd_setting_name(i), value);
+    }
+    return EXIT_OK;
+}
+
+int command_recipe(int argc, char **argv) {
+    const char *name = NULL;
+    bool all = false;
+    uint64_t images = 1281167, batch = 0;
+    double epochs = 0;
+    option table[] = {
+        {.kind = OPTION_FLAG, .name = "all", .target = &all,
+         .help = "print every setting as the recipe leaves it, in place of its own lines"},
+        {.kind = OPTION_COUNT, .name = "images", .value = "N", .target = &images, .least = 1, .most = 1e15,
+         .help = "with --all: images of the data set (default: ImageNet's 1281167)"},
+        {.kind = OPTION_COUNT, .name = "batch", .value = "N", .target = &batch, .least = 1, .most = 1e9,
+         .help = "with --all: images of a step (default: the recipe's)"},
+        {.kind = OPTION_REAL, .name = "epochs", .value = "N", .target = &epochs, .least = 1e-6, .most = 1e9,
+         .help = "with --all: passes over the images (default: the recipe's)"},
+    };
+    option_set set = {
+        .command = "recipe",
+        .synopsis = "[NAME] [options]",
+        .about = "Prints a recipe: the settings that pretraining starts from. Without a name: lists the recipes.\n"
+                 "What is printed can be changed, saved, and given to \"simdino pretrain --recipe FILE\".",
+        .options = table,
+        .count = sizeof table / sizeof table[0],
+        .positional_name = "NAME",
+        .positional = &name,
+    };
+    options_outcome outcome = options_parse(&set, argc, argv);
+    if (outcome != OPTIONS_GO) {
+        return outcome == OPTIONS_HELP ? EXIT_OK : EXIT_WRONG_USAGE;
+    }
+    options_apply(&set);
+    if (name == NULL) {
+        recipe_print_table();
+        return EXIT_OK;
+    }
+    char *owned;
+    const char *text = recipe_load(name, &owned);
+    if (text == NULL) {
+        return EXIT_FAILED;
+    }
+    int result = EXIT_OK;
+    if (all) {
+        result = print_settings(text, images, batch, epochs);
+    } else {
+        fputs(text, stdout);
+    }
+    free(owned);
+    return result;
 }

@@ -1,4 +1,4 @@
-/* recipe.h - the numbers that pretraining starts from, by the kind of images. */
+/* recipe.h - which recipe pretraining starts from, and the command that prints recipes. */
 #ifndef RECIPE_H
 #define RECIPE_H
 
@@ -6,38 +6,12 @@
 
 #include "sources.h"
 
-typedef struct recipe {
-    const char *name;
-    const char *meant_for;
-    /* network */
-    int32_t patch, dim, depth, heads;
-    double mlp_ratio, drop_path;
-    int32_t head_hidden, head_dim;
-    /* crops */
-    int32_t global_size, local_size, locals;
-    double global_scale[2], local_scale[2];
-    double flip, jitter, brightness, contrast, saturation, hue, gray;
-    double blur[3], blur_radius[2], solarize[3];
-    double mean[3], std[3];
-    /* training */
-    uint64_t batch;
-    double epochs;
-    double lr_256; /* peak learning rate for a batch of 256; scaled linearly with the batch */
-    double min_lr;
-    double warmup; /* share of all steps */
-    double weight_decay, weight_decay_end;
-    double momentum, momentum_end;
-    double eps, coeff;
-    double clip_limit;
-} recipe;
-
-extern const recipe recipes[];
-extern const size_t recipe_count;
-
-const recipe *recipe_find(const char *name);  /* NULL: no such recipe */
-const recipe *recipe_for(const source *data); /* by channels and size */
-const char *const *recipe_names(void);        /* ends with NULL */
-void recipe_apply(const recipe *r, int32_t channels, sd_pretrainer_config *config);
+/* The recipe of a method for the kind of images: "METHOD-small-grey", "METHOD-small-colour", or the smallest official
+ * one. */
+const char *recipe_name_for(int32_t method, const source *data);
+/* The text of a recipe by its name, or of the file of that name, read into memory that `owned` receives (free it). NULL
+ * with the reason reported. "small-grey" and "small-colour" are SimDINO's. */
+const char *recipe_load(const char *name_or_path, char **owned);
 void recipe_print_table(void);
 
 #endif

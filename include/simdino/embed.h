@@ -13,8 +13,17 @@ extern "C" {
 
 typedef enum sd_embed_kind {
     SD_EMBED_CLASS = 0, /* the class token after the final norm: dim numbers */
-    SD_EMBED_HEAD = 1   /* the head's output: head_dim numbers of length 1 */
+    SD_EMBED_HEAD = 1,  /* the head's output: head_dim numbers of length 1 */
+    SD_EMBED_MEAN = 2,  /* the mean of the patch tokens after the final norm: dim numbers */
+    /* the class token, or those of the last `blocks` blocks in their order, and then that mean */
+    SD_EMBED_CLASS_MEAN = 3
 } sd_embed_kind;
+
+/* What happens to an image whose sides (after resize and crop) are not multiples of the patch size. */
+typedef enum sd_embed_fit {
+    SD_FIT_CROP = 0, /* the centre that is one */
+    SD_FIT_PAD = 1   /* zeros (the mean colour) on all four sides up to the next one */
+} sd_embed_fit;
 
 typedef struct sd_embed_config {
     size_t size;
@@ -26,8 +35,18 @@ typedef struct sd_embed_config {
     int32_t batch;          /* images computed together, default 64 */
     double mean[SD_MAX_CHANNELS]; /* as in training; default ImageNet's 3, then 0.5 */
     double std[SD_MAX_CHANNELS];
+    /* class tokens of so many last blocks side by side, for SD_EMBED_CLASS and SD_EMBED_CLASS_MEAN; default 1. Linear
+     * probes of DINO take 4, of DINOv2 1 or 4 with the mean */
+    int32_t blocks;
+    int32_t block_norm;     /* 1 (default): with the final norm applied to every block's output */
+    int32_t fit;            /* sd_embed_fit, default SD_FIT_CROP */
+    int32_t reserved;
 } sd_embed_config;
 SD_API void sd_embed_config_init(sd_embed_config *config);
+
+/* Sets resize, crop, mean and std as the published models were evaluated with: "dino", "dinov2", "simdino", "simdinov2":
+ * shorter side 256, bicubic, centre crop 224, ImageNet's mean and deviation. Errors: SD_ERR_ARGUMENT for another name. */
+SD_API sd_status sd_embed_config_preset(sd_embed_config *config, const char *name);
 
 /* An embedder owns its working memory; several may share one const model, one thread each.
  * The model is borrowed until destroy. Errors: SD_ERR_ARGUMENT, SD_ERR_MEMORY. */
@@ -48,6 +67,28 @@ SD_API sd_status sd_embed_images(sd_embedder *embedder, const sd_image *images, 
 /* The same for images first .. first+count-1 of a dataset; reports progress as "embed". Errors: also SD_ERR_IO. */
 SD_API sd_status sd_embed_dataset(sd_embedder *embedder, const sd_dataset *dataset, uint64_t first, uint64_t count,
                                   float *out, size_t ld);
+
+/* ---- all tokens of one image --------------------------------------------------------------- */
+
+/* The patches that an image has after resize, crop and fit. Errors: as sd_embed_images. */
+SD_API sd_status sd_embed_grid(const sd_embedder *embedder, const sd_image *image, size_t *rows, size_t *columns);
+
+/* Where the tokens of an image go; each may be NULL. With n = the config's `blocks`, block after block, the last of the
+ * network last; after the final norm where block_norm is 1. */
+typedef struct sd_token_outputs {
+    size_t size;
+    float *class_tokens;    /* n x dim */
+    float *register_tokens; /* n x registers x dim */
+    float *patch_tokens;    /* n x (rows * columns) x dim, row by row over the grid */
+    int32_t attention_block;/* 0-based */
+    int32_t reserved;
+    /* softmax attention of that block: heads x T x T, T = 1 + registers + rows * columns, in this order */
+    float *attention;
+} sd_token_outputs;
+SD_API void sd_token_outputs_init(sd_token_outputs *outputs);
+
+/* Errors: as sd_embed_images; SD_ERR_ARGUMENT (attention_block). */
+SD_API sd_status sd_embed_tokens(sd_embedder *embedder, const sd_image *image, const sd_token_outputs *outputs);
 
 #ifdef __cplusplus
 }

@@ -176,6 +176,15 @@ typedef struct sd_forward_outputs {
     float *tokens_norm;  /* the same after the final norm; needs all_tokens */
     float *patch_tokens;   /* patch_count x D: the options' patches after the final norm */
     float *patch_features; /* patch_count x head_dim: through the head (patch_head, where the model has one) */
+    /* outputs of blocks (0-based, ascending, block_count of them), for all tokens: block after block, each packed as
+     * `tokens`; with the final norm applied when block_norm is 1. Needs all_tokens. */
+    const int32_t *blocks;
+    size_t block_count;
+    float *block_tokens;
+    int32_t block_norm;
+    /* softmax attention of one block (0-based) in all images: image after image, heads x T x T; needs all_tokens */
+    int32_t attention_block;
+    float *attention;
 } sd_forward_outputs;
 SD_API void sd_forward_outputs_init(sd_forward_outputs *outputs);
 

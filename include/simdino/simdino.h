@@ -8,6 +8,7 @@
 #include <simdino/embed.h>
 #include <simdino/eval.h>
 #include <simdino/image.h>
+#include <simdino/io.h>
 #include <simdino/loss.h>
 #include <simdino/model.h>
 #include <simdino/optim.h>

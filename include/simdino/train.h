@@ -98,6 +98,8 @@ typedef struct sd_pretrainer_config {
      * default 1 and 1 */
     double layer_decay, patch_embed_lr;
 
+    uint64_t peak_steps;     /* steps at the peak learning rate between warm-up and descent, default 0 */
+
     /* SimDINO and SimDINOv2: values at the end, reached along half a cosine; negative (default): as at the start */
     double eps_sq_end, coeff_end;
 } sd_pretrainer_config;

@@ -14,6 +14,7 @@
 typedef struct plan {
     sd_activations *activations; /* NULL: unused */
     size_t height, width, count; /* planned for so many images of that size */
+    bool all_tokens;
     uint64_t used;               /* when it was last used */
 } plan;
 
@@ -37,7 +38,9 @@ struct sd_embedder {
     sd_context *context;
     const sd_model *model;
     sd_embed_config config;
-    size_t channels, patch, dim;
+    size_t channels, patch, dim, width, registers, depth;
+    bool all_tokens;   /* the features need more than the last class token */
+    buffer tokens;     /* blocks x tokens of some images */
     plan plans[PLANS];
     uint64_t clock;
     item *items;       /* config.batch */
@@ -56,7 +59,8 @@ SD_API void sd_embed_config_init(sd_embed_config *config) {
 
     if (!config)
         return;
-    *config = (sd_embed_config){.size = sizeof(*config), .kind = SD_EMBED_CLASS, .batch = 64};
+    *config = (sd_embed_config){
+        .size = sizeof(*config), .kind = SD_EMBED_CLASS, .batch = 64, .blocks = 1, .block_norm = 1};
     for (size_t c = 0; c < SD_MAX_CHANNELS; c++) {
         config->mean[c] = c < 3 ? mean[c] : 0.5;
         config->std[c] = c < 3 ? deviation[c] : 0.5;
@@ -66,13 +70,20 @@ SD_API void sd_embed_config_init(sd_embed_config *config) {
 /* ---- create -------------------------------------------------------------------------------- */
 
 static sd_status check_config(const sd_embed_config *config, const sd_model_config *model) {
-    SD_REQUIRE(config->kind == SD_EMBED_CLASS || config->kind == SD_EMBED_HEAD, SD_ERR_ARGUMENT,
-               "kind is %d: it must be SD_EMBED_CLASS or SD_EMBED_HEAD", (int)config->kind);
+    SD_REQUIRE(config->kind >= SD_EMBED_CLASS && config->kind <= SD_EMBED_CLASS_MEAN, SD_ERR_ARGUMENT,
+               "kind is %d: it must be one of sd_embed_kind", (int)config->kind);
+    SD_REQUIRE(config->blocks >= 1 && config->blocks <= model->depth, SD_ERR_ARGUMENT,
+               "blocks is %d: it must be 1 to the model's depth (%d)", (int)config->blocks, (int)model->depth);
+    SD_REQUIRE(config->block_norm == 0 || config->block_norm == 1, SD_ERR_ARGUMENT,
+               "block_norm is %d: it must be 0 or 1", (int)config->block_norm);
+    SD_REQUIRE(config->fit == SD_FIT_CROP || config->fit == SD_FIT_PAD, SD_ERR_ARGUMENT,
+               "fit is %d: it must be one of sd_embed_fit", (int)config->fit);
     SD_REQUIRE(config->kind != SD_EMBED_HEAD || model->head_layers > 0, SD_ERR_ARGUMENT,
                "kind is SD_EMBED_HEAD, but the model has no head");
     SD_REQUIRE(config->resize >= 0, SD_ERR_ARGUMENT, "resize is %d: it must not be negative", (int)config->resize);
-    SD_REQUIRE(config->crop >= 0 && config->crop % model->patch_size == 0, SD_ERR_ARGUMENT,
-               "crop is %d: it must be a multiple of the patch size %d", (int)config->crop, (int)model->patch_size);
+    SD_REQUIRE(config->crop >= 0 && (config->crop % model->patch_size == 0 || config->fit == SD_FIT_PAD),
+               SD_ERR_ARGUMENT, "crop is %d: it must be a multiple of the patch size %d", (int)config->crop,
+               (int)model->patch_size);
     SD_REQUIRE(config->normalize == 0 || config->normalize == 1, SD_ERR_ARGUMENT, "normalize is %d: it must be 0 or 1",
                (int)config->normalize);
     SD_REQUIRE(config->batch >= 1, SD_ERR_ARGUMENT, "batch is %d: it must be at least 1", (int)config->batch);
@@ -82,6 +93,34 @@ static sd_status check_config(const sd_embed_config *config, const sd_model_conf
                    "std of channel %d is %g: it must be above 0", (int)c, config->std[c]);
     }
     return SD_OK;
+}
+
+/* Numbers per image. */
+static size_t numbers_of(const sd_embed_config *config, const sd_model_config *model) {
+    size_t dim = (size_t)model->dim, classes = (size_t)config->blocks * dim;
+
+    switch (config->kind) {
+    case SD_EMBED_HEAD: return (size_t)model->head_dim;
+    case SD_EMBED_MEAN: return dim;
+    case SD_EMBED_CLASS_MEAN: return classes + dim;
+    default: return classes;
+    }
+}
+
+SD_API sd_status sd_embed_config_preset(sd_embed_config *config, const char *name) {
+    static const char *const names[] = {"dino", "dinov2", "simdino", "simdinov2"};
+    SD_REQUIRE(config && name, SD_ERR_ARGUMENT, "%s is NULL", config ? "name" : "config");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) {
+            sd_embed_config defaults;
+            sd_embed_config_init(&defaults);
+            config->resize = 256;
+            config->crop = 224;
+            memcpy(config->mean, defaults.mean, sizeof config->mean);
+            memcpy(config->std, defaults.std, sizeof config->std);
+            return SD_OK;
+        }
+    return sd_fail(SD_ERR_ARGUMENT, "preset \"%s\" is unknown: use dino, dinov2, simdino or simdinov2", name);
 }
 
 SD_API sd_status sd_embedder_create(sd_context *context, const sd_model *model, const sd_embed_config *config,
@@ -105,7 +144,11 @@ SD_API sd_status sd_embedder_create(sd_context *context, const sd_model *model, 
     e->config = read;
     e->channels = (size_t)shape.channels;
     e->patch = (size_t)shape.patch_size;
-    e->dim = (size_t)(read.kind == SD_EMBED_HEAD ? shape.head_dim : shape.dim);
+    e->width = (size_t)shape.dim;
+    e->registers = (size_t)shape.registers;
+    e->depth = (size_t)shape.depth;
+    e->dim = numbers_of(&read, &shape);
+    e->all_tokens = read.kind >= SD_EMBED_MEAN || (read.kind == SD_EMBED_CLASS && (read.blocks > 1 || !read.block_norm));
     e->scratch_count = sd_threads(context);
     e->items = SD_NEW_ARRAY(context, item, (size_t)read.batch);
     size_t count;
@@ -134,6 +177,7 @@ SD_API void sd_embedder_destroy(sd_embedder *embedder) {
         sd_release(context, embedder->scratch[i].data);
     sd_release(context, embedder->scratch);
     sd_release(context, embedder->pixels.data);
+    sd_release(context, embedder->tokens.data);
     sd_release(context, embedder->features);
     sd_release(context, embedder->items);
     sd_release(context, embedder);
@@ -167,8 +211,9 @@ static sd_status measure(const sd_embedder *e, item *it) {
     size_t channels = (size_t)it->image.channels;
     SD_REQUIRE(channels == e->channels || (channels == 1 && e->channels == 3), SD_ERR_MISMATCH,
                "it has %zu channels, the model %zu", channels, e->channels);
-    it->width = width / e->patch * e->patch;
-    it->height = height / e->patch * e->patch;
+    size_t more = e->config.fit == SD_FIT_PAD ? e->patch - 1 : 0;
+    it->width = (width + more) / e->patch * e->patch;
+    it->height = (height + more) / e->patch * e->patch;
     SD_REQUIRE(it->width > 0 && it->height > 0, SD_ERR_ARGUMENT, "%zu x %zu pixels are less than a patch of %zu", width,
                height, e->patch);
     return SD_OK;
@@ -208,8 +253,10 @@ static sd_status prepare(sd_embedder *e, const item *it, size_t thread) {
         return status;
     if (width == it->width && height == it->height)
         return prepare_planes(e, &view, tensor, width * height);
-    size_t left = center(width, it->width), top = center(height, it->height);
-    if (e->config.resize == 0) { /* nothing is resampled: the part is a view of its own */
+    bool pads = e->config.fit == SD_FIT_PAD;
+    size_t left = pads ? (it->width - width) / 2 : center(width, it->width);
+    size_t top = pads ? (it->height - height) / 2 : center(height, it->height);
+    if (!pads && e->config.resize == 0) { /* nothing is resampled: the part is a view of its own */
         size_t pixel = (size_t)view.channels * (view.pixel_type == SD_PIXEL_U8 ? 1 : sizeof(float));
         view.row_stride = view.row_stride ? view.row_stride : view.width * pixel;
         view.pixels = (const char *)view.pixels + top * view.row_stride + left * pixel;
@@ -228,10 +275,17 @@ static sd_status prepare(sd_embedder *e, const item *it, size_t thread) {
         status = prepare_planes(e, &view, scratch->data, width * height);
     if (status != SD_OK)
         return status;
+    const float *planes = scratch->data;
+    if (pads)
+        memset(tensor, 0, e->channels * it->height * it->width * sizeof *tensor);
     for (size_t c = 0; c < e->channels; c++)
-        for (size_t y = 0; y < it->height; y++)
-            memcpy(tensor + (c * it->height + y) * it->width,
-                   (const float *)scratch->data + (c * height + top + y) * width + left, it->width * sizeof(float));
+        for (size_t y = 0; y < (pads ? height : it->height); y++) {
+            float *row = tensor + (c * it->height + y) * it->width;
+            if (pads)
+                memcpy(row + top * it->width + left, planes + (c * height + y) * width, width * sizeof *row);
+            else
+                memcpy(row, planes + (c * height + top + y) * width + left, it->width * sizeof *row);
+        }
     return SD_OK;
 }
 
@@ -290,31 +344,107 @@ static sd_status first_failure(sd_embedder *e, size_t count, bool taking) {
 
 /* Activations for `count` images of one size: kept ones that are large enough, else new ones in the place used longest
  * ago. */
-static sd_status find_plan(sd_embedder *e, size_t height, size_t width, size_t count, sd_activations **activations) {
+static sd_status find_plan(sd_embedder *e, size_t height, size_t width, size_t count, bool all_tokens,
+                           sd_activations **activations) {
     plan *place = &e->plans[0];
 
     for (size_t i = 0; i < PLANS; i++) {
         plan *p = &e->plans[i];
-        if (p->activations && p->height == height && p->width == width) {
+        if (p->activations && p->height == height && p->width == width && p->all_tokens == all_tokens) {
             place = p;
             break;
         }
         if (place->activations && (!p->activations || p->used < place->used))
             place = p;
     }
-    if (!place->activations || place->height != height || place->width != width || place->count < count) {
+    if (!place->activations || place->height != height || place->width != width || place->all_tokens != all_tokens ||
+        place->count < count) {
         const sd_image_group shape = {.count = count, .height = height, .width = width};
         sd_activations *made = NULL;
         sd_activations_destroy(place->activations); /* first, so that both need not fit */
         *place = (plan){0};
-        sd_status status = sd_activations_create(e->model, &shape, 1, SD_ACTIVATIONS_INFERENCE, 0, &made);
+        sd_status status = sd_activations_create(e->model, &shape, 1, SD_ACTIVATIONS_INFERENCE, all_tokens, &made);
         if (status != SD_OK)
             return status;
-        *place = (plan){.activations = made, .height = height, .width = width, .count = count};
+        *place = (plan){
+            .activations = made, .height = height, .width = width, .count = count, .all_tokens = all_tokens};
     }
     place->used = ++e->clock;
     *activations = place->activations;
     return SD_OK;
+}
+
+static size_t tokens_of(const sd_embedder *e, const item *it) {
+    return 1 + e->registers + (it->height / e->patch) * (it->width / e->patch);
+}
+
+/* Fills `numbers` with the last blocks of the network. */
+#define BLOCKS_MAX 1024
+static void last_blocks(const sd_embedder *e, int32_t numbers[BLOCKS_MAX]) {
+    for (int32_t i = 0; i < e->config.blocks; i++)
+        numbers[i] = (int32_t)e->depth - e->config.blocks + i;
+}
+
+/* Class tokens of blocks and the mean of patches, out of the tokens of the last blocks (block after block, image after
+ * image) and those after the final norm. */
+static void pool(const sd_embedder *e, size_t tokens, size_t count, const float *blocks, const float *normal,
+                 float *features) {
+    size_t d = e->width, extra = 1 + e->registers, n = (size_t)e->config.blocks;
+
+    for (size_t i = 0; i < count; i++, features += e->dim) {
+        float *mean = features;
+        if (e->config.kind != SD_EMBED_MEAN) {
+            for (size_t b = 0; b < n; b++)
+                memcpy(features + b * d, blocks + (b * count + i) * tokens * d, d * sizeof *features);
+            mean += n * d;
+        }
+        if (e->config.kind == SD_EMBED_CLASS)
+            continue;
+        for (size_t j = 0; j < d; j++) {
+            double sum = 0.0;
+            for (size_t t = extra; t < tokens; t++)
+                sum += (double)normal[(i * tokens + t) * d + j];
+            mean[j] = (float)(sum / (double)(tokens - extra));
+        }
+    }
+}
+
+/* Images whose tokens are kept together: up to 64 MiB of them. */
+#define TOKEN_BYTES ((size_t)64 << 20)
+
+static sd_status forward_tokens(sd_embedder *e, size_t first, size_t count) {
+    const item *it = &e->items[first];
+    size_t tokens = tokens_of(e, it), n = (size_t)e->config.blocks, d = e->width;
+    size_t most = sd_size_max(TOKEN_BYTES / ((n + 1) * tokens * d * sizeof(float)), 1), values;
+    int32_t numbers[BLOCKS_MAX];
+    sd_status status = SD_OK;
+
+    last_blocks(e, numbers);
+    for (size_t done = 0; done < count; done += most) {
+        size_t part = sd_size_min(most, count - done);
+        const sd_image_group group = {.pixels = (const float *)e->pixels.data + e->items[first + done].pixels,
+                                      .count = part, .height = it->height, .width = it->width};
+        sd_activations *activations = NULL;
+        sd_forward_options options;
+        sd_forward_outputs outputs;
+        SD_TRY(find_plan(e, it->height, it->width, part, true, &activations));
+        SD_EXPECT(sd_size_mul(part * tokens, (n + 1) * d, &values), SD_ERR_MEMORY,
+                  "the tokens of %zu images do not fit into memory", part);
+        SD_TRY(reserve(e->context, &e->tokens, values, sizeof(float)));
+        float *blocks = e->tokens.data, *normal = blocks + n * part * tokens * d;
+        sd_forward_options_init(&options);
+        sd_forward_outputs_init(&outputs);
+        options.head = 0;
+        outputs.blocks = numbers;
+        outputs.block_count = n;
+        outputs.block_norm = e->config.block_norm;
+        outputs.block_tokens = e->config.kind == SD_EMBED_MEAN ? NULL : blocks;
+        outputs.tokens_norm = e->config.kind == SD_EMBED_CLASS ? NULL : normal;
+        SD_TRY(sd_model_forward(e->model, activations, &group, 1, &options, &outputs));
+        pool(e, tokens, part, blocks, normal, e->features + (first + done) * e->dim);
+    }
+cleanup:
+    return status;
 }
 
 /* Features of items first .. first+count-1, which have one size. */
@@ -327,8 +457,11 @@ static sd_status forward(sd_embedder *e, size_t first, size_t count) {
     sd_activations *activations = NULL;
     sd_forward_options options;
     sd_forward_outputs outputs;
-    sd_status status = find_plan(e, it->height, it->width, count, &activations);
+    sd_status status = SD_OK;
 
+    if (e->all_tokens)
+        return forward_tokens(e, first, count);
+    status = find_plan(e, it->height, it->width, count, false, &activations);
     if (status != SD_OK)
         return status;
     sd_forward_options_init(&options);
@@ -404,6 +537,75 @@ SD_API sd_status sd_embed_images(sd_embedder *embedder, const sd_image *images, 
             e->items[i] = (item){.image = images[done + i]};
         status = embed_batch(e, part, out + done * ld, ld);
     }
+    return status;
+}
+
+/* ---- all tokens of one image --------------------------------------------------------------- */
+
+SD_API sd_status sd_embed_grid(const sd_embedder *e, const sd_image *image, size_t *rows, size_t *columns) {
+    SD_REQUIRE(e && image, SD_ERR_ARGUMENT, "%s is NULL", e ? "image" : "embedder");
+    item it = {.image = *image};
+    sd_status status = measure(e, &it);
+    if (status != SD_OK)
+        return status;
+    if (rows)
+        *rows = it.height / e->patch;
+    if (columns)
+        *columns = it.width / e->patch;
+    return SD_OK;
+}
+
+SD_API void sd_token_outputs_init(sd_token_outputs *outputs) {
+    if (outputs)
+        *outputs = (sd_token_outputs){.size = sizeof(*outputs)};
+}
+
+SD_API sd_status sd_embed_tokens(sd_embedder *e, const sd_image *image, const sd_token_outputs *source) {
+    SD_REQUIRE(e && image, SD_ERR_ARGUMENT, "%s is NULL", e ? "image" : "embedder");
+    sd_token_outputs wanted;
+    sd_token_outputs_init(&wanted);
+    sd_status status = sd_config_read(&wanted, sizeof wanted, source, "sd_token_outputs");
+    if (status != SD_OK)
+        return status;
+    item *it = &e->items[0];
+    *it = (item){.image = *image};
+    e->dataset = NULL;
+    e->first = 0;
+    SD_TRY(measure(e, it));
+    size_t tokens = tokens_of(e, it), n = (size_t)e->config.blocks, d = e->width, values;
+    SD_EXPECT(sd_size_mul(it->height * it->width, e->channels, &values), SD_ERR_MEMORY, "the image is too large");
+    SD_TRY(reserve(e->context, &e->pixels, values, sizeof(float)));
+    SD_TRY(prepare(e, it, 0));
+    SD_EXPECT(sd_size_mul(tokens, n * d, &values), SD_ERR_MEMORY, "the image is too large");
+    SD_TRY(reserve(e->context, &e->tokens, values, sizeof(float)));
+    const sd_image_group group = {.pixels = e->pixels.data, .count = 1, .height = it->height, .width = it->width};
+    int32_t numbers[BLOCKS_MAX];
+    sd_activations *activations = NULL;
+    sd_forward_options options;
+    sd_forward_outputs outputs;
+    last_blocks(e, numbers);
+    SD_TRY(find_plan(e, it->height, it->width, 1, true, &activations));
+    sd_forward_options_init(&options);
+    sd_forward_outputs_init(&outputs);
+    options.head = 0;
+    outputs.blocks = numbers;
+    outputs.block_count = n;
+    outputs.block_norm = e->config.block_norm;
+    outputs.block_tokens = e->tokens.data;
+    outputs.attention = wanted.attention;
+    outputs.attention_block = wanted.attention_block;
+    SD_TRY(sd_model_forward(e->model, activations, &group, 1, &options, &outputs));
+    size_t patches = tokens - 1 - e->registers;
+    for (size_t b = 0; b < n; b++) {
+        const float *block = (const float *)e->tokens.data + b * tokens * d;
+        if (wanted.class_tokens)
+            memcpy(wanted.class_tokens + b * d, block, d * sizeof *block);
+        if (wanted.register_tokens)
+            memcpy(wanted.register_tokens + b * e->registers * d, block + d, e->registers * d * sizeof *block);
+        if (wanted.patch_tokens)
+            memcpy(wanted.patch_tokens + b * patches * d, block + (1 + e->registers) * d, patches * d * sizeof *block);
+    }
+cleanup:
     return status;
 }
 

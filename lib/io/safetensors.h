@@ -8,6 +8,7 @@
 #define SD_IO_SAFETENSORS_H
 
 #include "base/base.h"
+#include "io/file.h"
 
 #define SD_SAFETENSORS_DIMENSIONS 8
 #define SD_SAFETENSORS_HEADER_MAX ((uint64_t)100000000) /* as the format's own library */
@@ -18,12 +19,13 @@ typedef struct sd_metadata {
     const char *key, *value;
 } sd_metadata;
 
-/* A tensor of floats (dtype F32) to be written. */
+/* A tensor to be written. */
 typedef struct sd_tensor_source {
     const char *name;
     size_t dimensions; /* 0 .. SD_SAFETENSORS_DIMENSIONS */
     uint64_t shape[SD_SAFETENSORS_DIMENSIONS];
-    const float *data;
+    const void *data;
+    int32_t dtype;     /* sd_dtype; 0: F32 */
 } sd_tensor_source;
 
 /* Replaces the file `path` as file.h's sd_atomic_file does. Names, keys and values are UTF-8, and no name or key is
@@ -53,6 +55,7 @@ typedef struct sd_tensor_entry {
 sd_status sd_safetensors_open(sd_context *context, const char *path, sd_safetensors **file);
 void sd_safetensors_close(sd_safetensors *file); /* NULL is fine */
 const char *sd_safetensors_path(const sd_safetensors *file);
+const sd_input_file *sd_safetensors_input(const sd_safetensors *file);
 
 size_t sd_safetensors_count(const sd_safetensors *file);
 const sd_tensor_entry *sd_safetensors_at(const sd_safetensors *file, size_t index); /* in the order of the bytes */

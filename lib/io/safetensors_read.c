@@ -1,5 +1,7 @@
-/* The reader trusts nothing: the header is parsed strictly, and all its numbers are held against the size of the file. */
+/* The reader trusts nothing: the header is parsed strictly, and all its numbers are held against the size of the file.
+ * */
 #include "io/checksum.h"
+#include "io/dtype.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -41,19 +43,6 @@ typedef struct header_parser {
 static bool problem(header_parser *parser, const char *text) {
     parser->json.problem = text;
     return false;
-}
-
-static size_t dtype_size(const char *dtype) {
-    static const struct {
-        const char *name;
-        size_t size;
-    } types[] = {{"F32", 4},     {"F64", 8}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1},
-                 {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4}, {"I16", 2},  {"I8", 1},
-                 {"BOOL", 1},    {"U64", 8}, {"U32", 4}, {"U16", 2},  {"U8", 1}};
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        if (strcmp(dtype, types[i].name) == 0)
-            return types[i].size;
-    return 0;
 }
 
 /* [1, 2, 3] of at most `most` numbers. */
@@ -111,7 +100,7 @@ static bool parse_tensor(header_parser *parser, sd_tensor_entry *entry) {
     if (offsets[0] > offsets[1] || offsets[1] > parser->file->data_size)
         return problem(parser, "a tensor lies outside of the file");
 
-    uint64_t bytes = dtype_size(entry->dtype);
+    uint64_t bytes = sd_dtype_size(sd_dtype_of_safetensors(entry->dtype));
     if (bytes == 0)
         return problem(parser, "unknown dtype");
     entry->count = 1;
@@ -340,6 +329,8 @@ void sd_safetensors_close(sd_safetensors *file) {
 /* ---- look-up ------------------------------------------------------------------------------- */
 
 const char *sd_safetensors_path(const sd_safetensors *file) { return sd_input_file_path(file->input); }
+
+const sd_input_file *sd_safetensors_input(const sd_safetensors *file) { return file->input; }
 
 size_t sd_safetensors_count(const sd_safetensors *file) { return file->count; }
 

@@ -1,4 +1,5 @@
 #include "io/checksum.h"
+#include "io/dtype.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -68,7 +69,9 @@ static sd_status measure_tensors(write_job *job) {
         const sd_tensor_source *tensor = &job->tensors[i];
         SD_REQUIRE(tensor->dimensions <= SD_SAFETENSORS_DIMENSIONS, SD_ERR_ARGUMENT, "%s has %zu dimensions",
                    tensor->name, tensor->dimensions);
-        uint64_t bytes = sizeof(float);
+        uint64_t bytes = sd_dtype_size(tensor->dtype);
+        SD_REQUIRE(bytes > 0, SD_ERR_ARGUMENT, "%s is of type %s, which safetensors files do not have", tensor->name,
+                   sd_dtype_name(tensor->dtype));
         for (size_t j = 0; j < tensor->dimensions; j++)
             SD_REQUIRE(!__builtin_mul_overflow(bytes, tensor->shape[j], &bytes), SD_ERR_ARGUMENT,
                        "%s is too large", tensor->name);
@@ -105,7 +108,9 @@ static void put_header(write_job *job, sd_text *text) {
         const sd_tensor_source *tensor = &job->tensors[i];
         sd_text_put(text, ",");
         sd_text_put_json_string(text, tensor->name);
-        sd_text_put(text, ":{\"dtype\":\"F32\",\"shape\":[");
+        sd_text_put(text, ":{\"dtype\":\"");
+        sd_text_put(text, sd_dtype_safetensors_name(tensor->dtype));
+        sd_text_put(text, "\",\"shape\":[");
         for (size_t j = 0; j < tensor->dimensions; j++) {
             sd_text_put(text, j > 0 ? "," : "");
             sd_text_put_unsigned(text, tensor->shape[j]);
@@ -146,7 +151,7 @@ static sd_status write_content(write_job *job, sd_atomic_file *file) {
     uint64_t position = job->prefix_size;
     uint32_t crc = 0;
     for (size_t i = 0; i < job->count; i++) {
-        const char *bytes = (const char *)job->tensors[i].data;
+        const char *bytes = job->tensors[i].data;
         for (size_t done = 0; done < job->bytes[i]; done += PIECE) {
             size_t piece = sd_size_min(PIECE, (size_t)job->bytes[i] - done);
             crc = sd_crc32(crc, bytes + done, piece);

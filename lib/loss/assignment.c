@@ -13,7 +13,8 @@
 #include <math.h>
 #include <string.h>
 
-/* dX is a sum over prototypes: at most so many parts of it are summed on their own, so that threads can share the work. */
+/* dX is a sum over prototypes: at most so many parts of it are summed on their own, so that threads can share the
+ * work. */
 #define MAX_PARTS ((size_t)16)
 #define ROWS_OF_A_TASK ((size_t)16)
 
@@ -45,7 +46,7 @@ struct sd_assignment {
     uint64_t pending_rows;
     float *scores; /* Sinkhorn: all_teacher x ld */
     double *row_factors, *column_factors;
-    float *score_ranges; /* pieces x (smallest, largest, 0 or NaN) */
+    float *score_checks; /* pieces: 0, or NaN when a logit is not finite */
 };
 
 /* ---- create and destroy -------------------------------------------------------------------- */
@@ -109,8 +110,8 @@ static sd_status allocate_all(sd_assignment *a) {
     a->scores = SD_NEW_ARRAY(context, float, scores);
     a->row_factors = SD_NEW_ARRAY(context, double, a->all_teacher);
     a->column_factors = SD_NEW_ARRAY(context, double, K);
-    a->score_ranges = SD_NEW_ARRAY(context, float, 3 * a->pieces);
-    return a->scores && a->row_factors && a->column_factors && a->score_ranges ? SD_OK : SD_ERR_MEMORY;
+    a->score_checks = SD_NEW_ARRAY(context, float, a->pieces);
+    return a->scores && a->row_factors && a->column_factors && a->score_checks ? SD_OK : SD_ERR_MEMORY;
 }
 
 sd_status sd_assignment_create(sd_context *context, const sd_dino_config *source, size_t p, size_t prototypes,
@@ -155,7 +156,7 @@ void sd_assignment_destroy(sd_assignment *a) {
                       a->row_share,       a->teacher_rows,   a->student_rows,    a->dstudent,        a->dstudent_parts,
                       a->teacher_numbers, a->rows,           a->losses,          a->student_factors, a->teacher_factors,
                       a->inverse_lengths, a->along,          a->logit_sums,      a->target_sums,     a->center,
-                      a->pending,         a->scores,         a->row_factors,     a->column_factors,  a->score_ranges};
+                      a->pending,         a->scores,         a->row_factors,     a->column_factors,  a->score_checks};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         sd_release(a->context, arrays[i]);
     sd_release(a->context, a);
@@ -193,32 +194,22 @@ static void score_task(void *work, size_t piece, size_t thread) {
     sd_assignment *a = job->a;
     size_t first = piece * SD_LOGIT_PIECE, rows = job->pass->teacher_count;
     size_t width = piece_products(a, piece, job->pass->teacher, rows, job->pass->teacher_layer, a->scores);
-    float *range = a->score_ranges + 3 * piece;
-    range[0] = INFINITY;
-    range[1] = -INFINITY;
-    range[2] = 0.0f;
-    for (size_t i = 0; i < rows; i++) {
-        float low, high;
-        range[2] += a->kernels->logit_range(a->scores + i * a->ld + first, a->teacher_factors + first, width, &low, &high);
-        range[0] = low < range[0] ? low : range[0];
-        range[1] = high > range[1] ? high : range[1];
-    }
+    a->score_checks[piece] = 0.0f;
+    for (size_t i = 0; i < rows; i++)
+        a->score_checks[piece] +=
+            a->kernels->scale_logits(a->scores + i * a->ld + first, a->teacher_factors + first, width);
 }
 
 static sd_status begin_sinkhorn(sd_assignment *a, const sd_assignment_pass *pass) {
     assignment_work job = {a, pass, NULL};
-    float low = INFINITY, high = -INFINITY, nothing = 0.0f;
+    float nothing = 0.0f;
     sd_status status = sd_run(a->context, score_task, &job, a->pieces);
     if (status != SD_OK)
         return status;
-    for (size_t piece = 0; piece < a->pieces; piece++) {
-        const float *range = a->score_ranges + 3 * piece;
-        low = range[0] < low ? range[0] : low;
-        high = range[1] > high ? range[1] : high;
-        nothing += range[2];
-    }
+    for (size_t piece = 0; piece < a->pieces; piece++)
+        nothing += a->score_checks[piece];
     SD_REQUIRE(nothing == 0.0f, SD_ERR_NUMERIC, "the teacher's logits are not finite: its prototypes may not be");
-    return sd_sinkhorn(a->context, a->kernels, a->scores, pass->teacher_count, a->prototypes, a->ld, low, high,
+    return sd_sinkhorn(a->context, a->kernels, a->scores, pass->teacher_count, a->prototypes, a->ld,
                        a->config.sinkhorn_iterations, a->row_factors, a->column_factors);
 }
 
@@ -226,8 +217,8 @@ sd_status sd_assignment_begin(sd_assignment *a, const sd_assignment_pass *pass) 
     const sd_prototypes *layers[] = {pass->student_layer, pass->teacher_layer};
     for (size_t i = 0; i < 2; i++) {
         const char *whose = i == 0 ? "student" : "teacher";
-        SD_REQUIRE(layers[i] != NULL && layers[i]->weight_v != NULL, SD_ERR_ARGUMENT, "the %s's prototypes are NULL",
-                   whose);
+        SD_REQUIRE(layers[i] != NULL, SD_ERR_ARGUMENT, "the %s's prototypes are NULL", whose);
+        SD_REQUIRE(layers[i]->weight_v != NULL, SD_ERR_ARGUMENT, "weight_v of the %s's prototypes is NULL", whose);
         SD_REQUIRE(layers[i]->count == a->prototypes, SD_ERR_ARGUMENT,
                    "the %s has %zu prototypes: the loss was created for %zu", whose, layers[i]->count, a->prototypes);
     }

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* Student rows of a tile: enough that the products run at their rate, few enough that their logits stay small (48 MiB with
- * 65,536 prototypes). */
+/* Student rows of a tile: enough that the products run at their rate, few enough that their logits stay small (48 MiB
+ * with 65,536 prototypes). */
 #define TILE_ROWS ((size_t)192)
 #define GLOBAL_VIEWS ((size_t)2)
 
@@ -20,8 +20,8 @@ SD_API sd_status sd_dino_loss_create(sd_context *context, const sd_dino_config *
     SD_REQUIRE(out != NULL, SD_ERR_ARGUMENT, "loss is NULL");
     SD_REQUIRE(max_samples >= 1 && max_samples <= 1u << 20, SD_ERR_ARGUMENT, "max_samples is %zu: it must be 1 to %u",
                max_samples, 1u << 20);
-    SD_REQUIRE(max_views >= GLOBAL_VIEWS && max_views <= 4096, SD_ERR_ARGUMENT, "max_views is %zu: it must be 2 to 4096",
-               max_views);
+    SD_REQUIRE(max_views >= GLOBAL_VIEWS && max_views <= 4096, SD_ERR_ARGUMENT,
+               "max_views is %zu: it must be 2 to 4096", max_views);
     sd_dino_loss *loss = SD_NEW(context, sd_dino_loss);
     if (loss == NULL)
         return SD_ERR_MEMORY;

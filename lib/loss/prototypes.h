@@ -25,11 +25,11 @@ sd_status sd_prototypes_backward(sd_context *context, const sd_prototypes *layer
 
 /* ---- Sinkhorn-Knopp (sinkhorn.c) ------------------------------------------------------------ */
 
-/* scores: n rows of K logits divided by the temperature, row distance ld, between `smallest` and `largest`. On return
- * Q_ij = u_i v_j scores_ij with u[n] and v[K]: rows that sum to 1, columns nearly alike, after `iterations` rounds of the
- * official code (columns first, rows last). */
+/* scores: n rows of K finite logits divided by the temperature, row distance ld. On return Q_ij = u_i v_j scores_ij
+ * with u[n] and v[K]: rows that sum to 1, columns nearly alike, after `iterations` rounds of the official code
+ * (columns first, rows last). */
 sd_status sd_sinkhorn(sd_context *context, const sd_kernels *kernels, float *scores, size_t n, size_t K, size_t ld,
-                      float smallest, float largest, int32_t iterations, double *u, double *v);
+                      int32_t iterations, double *u, double *v);
 
 /* ---- assignments (assignment.c) -------------------------------------------------------------- */
 
@@ -37,8 +37,8 @@ sd_status sd_sinkhorn(sd_context *context, const sd_kernels *kernels, float *sco
  * rows never exist together. One evaluation is begin, run for each tile, end. */
 typedef struct sd_assignment sd_assignment;
 
-/* A tile has up to max_teacher teacher rows and max_student student rows; all_teacher: teacher rows of a whole evaluation
- * (Sinkhorn keeps their logits). */
+/* A tile has up to max_teacher teacher rows and max_student student rows; all_teacher: teacher rows of a whole
+ * evaluation (Sinkhorn keeps their logits). */
 sd_status sd_assignment_create(sd_context *context, const sd_dino_config *config, size_t p, size_t prototypes,
                                size_t max_teacher, size_t max_student, size_t all_teacher, sd_assignment **assignment);
 void sd_assignment_destroy(sd_assignment *assignment);

@@ -6,8 +6,8 @@
 
 #define SD_RATE_QUEUE_VIEWS ((size_t)2)
 
-/* For each global view up to `capacity` rows of dim, oldest first. Places that are not filled yet are zeros at the end, so
- * that the array alone is the whole state. */
+/* For each global view up to `capacity` rows of dim, oldest first. Places that are not filled yet are zeros at the
+ * end, so that the array alone is the whole state. */
 typedef struct sd_rate_queue {
     size_t capacity, dim;
     float *rows;    /* 2 x capacity x dim */

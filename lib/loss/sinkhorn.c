@@ -11,7 +11,7 @@
 #define COLUMNS_OF_A_TASK ((size_t)512)
 #define LANES ((size_t)8)
 /* e^-80 is a normal float, and so are its products with what the rounds give. */
-#define WIDEST_RANGE 80.0f
+#define WIDEST_RANGE 80.0
 
 typedef struct sinkhorn_work {
     const sd_kernels *kernels;
@@ -20,6 +20,34 @@ typedef struct sinkhorn_work {
     double *u, *v; /* factors, or their logarithms */
     float largest;
 } sinkhorn_work;
+
+/* u_i = the largest, or less the smallest, score of the row. */
+static void largest_task(void *work, size_t i, size_t thread) {
+    (void)thread;
+    sinkhorn_work *job = work;
+    const float *row = job->scores + i * job->ld;
+    float largest = row[0];
+    for (size_t j = 1; j < job->columns; j++)
+        largest = row[j] > largest ? row[j] : largest;
+    job->u[i] = (double)largest;
+}
+
+static void smallest_task(void *work, size_t i, size_t thread) {
+    (void)thread;
+    sinkhorn_work *job = work;
+    const float *row = job->scores + i * job->ld;
+    float smallest = row[0];
+    for (size_t j = 1; j < job->columns; j++)
+        smallest = row[j] < smallest ? row[j] : smallest;
+    job->u[i] = -(double)smallest;
+}
+
+static double highest_factor(const sinkhorn_work *job) {
+    double highest = job->u[0];
+    for (size_t i = 1; i < job->n; i++)
+        highest = fmax(highest, job->u[i]);
+    return highest;
+}
 
 /* ---- factors of exponentials ---------------------------------------------------------------- */
 
@@ -112,11 +140,15 @@ static void log_finish_task(void *work, size_t i, size_t thread) {
 /* --------------------------------------------------------------------------------------------- */
 
 sd_status sd_sinkhorn(sd_context *context, const sd_kernels *kernels, float *scores, size_t n, size_t K, size_t ld,
-                      float smallest, float largest, int32_t iterations, double *u, double *v) {
-    sinkhorn_work job = {kernels, scores, n, K, ld, u, v, largest};
-    bool wide = largest - smallest > WIDEST_RANGE;
+                      int32_t iterations, double *u, double *v) {
+    sinkhorn_work job = {.kernels = kernels, .scores = scores, .n = n, .columns = K, .ld = ld, .u = u, .v = v};
     size_t column_tasks = sd_size_ceil(K, COLUMNS_OF_A_TASK);
     sd_status status;
+    SD_TRY(sd_run(context, largest_task, &job, n));
+    double largest = highest_factor(&job);
+    SD_TRY(sd_run(context, smallest_task, &job, n));
+    bool wide = largest + highest_factor(&job) > WIDEST_RANGE;
+    job.largest = (float)largest;
     if (!wide)
         SD_TRY(sd_run(context, exponential_task, &job, n));
     for (size_t i = 0; wide && i < n; i++)

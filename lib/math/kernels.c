@@ -330,17 +330,13 @@ static void row_squares(const float *restrict x, size_t rows, size_t n, double *
     }
 }
 
-static float logit_range(float *restrict x, const float *restrict factor, size_t n, float *smallest, float *largest) {
-    float low = FLT_MAX, high = -FLT_MAX, nothing = 0.0f;
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : nothing)
+static float scale_logits(float *restrict x, const float *restrict factor, size_t n) {
+    float nothing = 0.0f;
+#pragma omp simd reduction(+ : nothing)
     for (size_t j = 0; j < n; j++) {
         x[j] *= factor[j];
-        low = x[j] < low ? x[j] : low;
-        high = x[j] > high ? x[j] : high;
         nothing += x[j] - x[j];
     }
-    *smallest = low;
-    *largest = high;
     return nothing;
 }
 
@@ -430,7 +426,7 @@ const sd_kernels SD_KERNELS = {
     .attend_one = attend_one,
     .attend_one_backward = attend_one_backward,
     .row_squares = row_squares,
-    .logit_range = logit_range,
+    .scale_logits = scale_logits,
     .softmax_piece = softmax_piece,
     .entropy_piece = entropy_piece,
     .entropy_slope = entropy_slope,

@@ -63,10 +63,10 @@ typedef struct sd_kernels {
     void (*row_squares)(const float *x, size_t rows, size_t n, double *squares);
 
     /* Softmax and cross-entropy of rows too long for one visit, in pieces of at most SD_LOGIT_PIECE: a piece knows its
-     * largest logit and the sum of exponentials less that, from which the caller finds those of the row. x holds products
-     * that are not logits yet: factor[j] is to be multiplied into column j. */
-    /* x *= factor. Receives the range; returns 0, or NaN when a logit is not finite. */
-    float (*logit_range)(float *x, const float *factor, size_t n, float *smallest, float *largest);
+     * largest logit and the sum of exponentials less that, from which the caller finds those of the row. x holds
+     * products that are not logits yet: factor[j] is to be multiplied into column j. */
+    /* x *= factor. Returns 0, or NaN when a logit is not finite. */
+    float (*scale_logits)(float *x, const float *factor, size_t n);
     /* l = factor x - inverse_temperature center; x <- e^(l - largest). */
     void (*softmax_piece)(float *x, const float *factor, const float *center, float inverse_temperature, size_t n,
                           float *largest, float *sum);

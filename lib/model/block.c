@@ -81,8 +81,8 @@ static void branch_norm_backward(const sd_activations *a, const sd_branch *branc
 
 /* The queries, keys and values that attention sees: those of image s as projected, or copied with a LayerNorm over each
  * head's part of queries and keys. */
-static const float *normalized_qkv(const sd_model *model, const sd_activations *a, size_t block, size_t s,
-                                   const float *qkv, const sd_thread_work *work) {
+const float *sd_normalized_qkv(const sd_model *model, const sd_activations *a, size_t block, size_t s,
+                               const float *qkv, const sd_thread_work *work) {
     const sd_geometry *g = &a->geometry;
     if (!g->qk_norm)
         return qkv;
@@ -147,7 +147,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact;
-                const float *qkv = normalized_qkv(model, a, block, s, store->qkv + row * 3 * d, work);
+                const float *qkv = sd_normalized_qkv(model, a, block, s, store->qkv + row * 3 * d, work);
                 sd_attention_forward(a->kernels, qkv, sd_image_tokens(a, s), d, a->geometry.heads,
                                      store->attention + row * d, work->attention);
             }
@@ -215,7 +215,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact1;
-                const float *qkv = normalized_qkv(model, a, block, s, store.qkv + row * 3 * d, work);
+                const float *qkv = sd_normalized_qkv(model, a, block, s, store.qkv + row * 3 * d, work);
                 sd_attention_backward(a->kernels, qkv, work->branch + row * d, sd_image_tokens(a, s), d,
                                       a->geometry.heads, dqkv + row * 3 * d, work->attention);
                 if (a->geometry.qk_norm)

@@ -147,6 +147,17 @@ static void embed_chunk(const sd_model *model, const sd_activations *a, const sd
     }
 }
 
+/* Rows of a chunk as an output wants them: as they are, or after the final norm. */
+static void leave_rows(const sd_model *model, const sd_activations *a, const float *x, size_t rows, bool norm,
+                       float *out, sd_thread_work *work) {
+    size_t d = a->geometry.dim;
+    if (norm) /* mean and deviation are not needed: they go where nothing is kept any more */
+        a->kernels->layer_norm(x, rows, d, model->parameters + model->layout.norm_weight,
+                               model->parameters + model->layout.norm_bias, out, work->normal, work->branch);
+    else
+        memcpy(out, x, rows * d * sizeof(float));
+}
+
 static void leave_tokens(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, const float *x,
                          const sd_forward_outputs *outputs, sd_thread_work *work) {
     size_t d = a->geometry.dim, start = a->image_row[chunk->first], rows = a->image_row[chunk->last] - start;
@@ -157,10 +168,40 @@ static void leave_tokens(const sd_model *model, const sd_activations *a, const s
         memcpy(tail->out + (a->images + i) * d, x + (tail->patch_rows[i] - start) * d, d * sizeof(float));
     if (outputs->tokens != NULL)
         memcpy(outputs->tokens + start * d, x, rows * d * sizeof(float));
-    if (outputs->tokens_norm != NULL) /* mean and deviation are not needed: they go where nothing is kept any more */
-        a->kernels->layer_norm(x, rows, d, model->parameters + model->layout.norm_weight,
-                               model->parameters + model->layout.norm_bias, outputs->tokens_norm + start * d,
-                               work->normal, work->branch);
+    if (outputs->tokens_norm != NULL)
+        leave_rows(model, a, x, rows, true, outputs->tokens_norm + start * d, work);
+}
+
+/* What was asked for of a block whose output is x. */
+static void leave_block(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
+                        const sd_block_store *store, const float *x, const sd_forward_outputs *outputs,
+                        sd_thread_work *work) {
+    size_t d = a->geometry.dim, start = a->image_row[chunk->first], rows = a->image_row[chunk->last] - start;
+    for (size_t i = 0; outputs->block_tokens != NULL && i < outputs->block_count; i++)
+        if (outputs->blocks[i] == (int32_t)block)
+            leave_rows(model, a, x, rows, outputs->block_norm != 0,
+                       outputs->block_tokens + (i * a->rows + start) * d, work);
+    if (outputs->attention == NULL || outputs->attention_block != (int32_t)block)
+        return;
+    const sd_branch *branch = &a->branches[2 * block];
+    size_t heads = a->geometry.heads, compact = branch->row_before[chunk->first];
+    size_t place = 0; /* of the chunk's first image: the matrices of the images before it */
+    for (size_t s = 0; s < chunk->first; s++)
+        place += heads * sd_image_tokens(a, s) * sd_image_tokens(a, s);
+    for (size_t s = chunk->first; s < chunk->last; s++) {
+        size_t tokens = sd_image_tokens(a, s);
+        float *matrices = outputs->attention + place;
+        place += heads * tokens * tokens;
+        if (!sd_branch_keeps(branch, s)) {
+            memset(matrices, 0, heads * tokens * tokens * sizeof *matrices);
+            continue;
+        }
+        const float *qkv = sd_normalized_qkv(model, a, block, s,
+                                             store->qkv + (branch->row_before[s] - compact) * 3 * d, work);
+        for (size_t head = 0; head < heads; head++)
+            sd_attention_probabilities(a->kernels, qkv, tokens, d, heads, head, matrices + head * tokens * tokens,
+                                       work->attention);
+    }
 }
 
 static void forward_task(void *argument, size_t index, size_t thread) {
@@ -188,6 +229,7 @@ static void forward_task(void *argument, size_t index, size_t thread) {
         if (a->mode != SD_ACTIVATIONS_INFERENCE)
             out = a->blocks[block + 1].x + a->image_row[chunk->first] * d;
         sd_block_forward(model, a, block, chunk, &store, out, work->normal, work->normal, work->gelu, work);
+        leave_block(model, a, block, chunk, &store, out, job->outputs, work);
         if (block + 1 < depth)
             store = sd_chunk_store(a, block + 1, chunk, thread, true);
         else
@@ -229,8 +271,19 @@ SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, cons
     bool head = options.head != 0 && g->head_layers > 0;
     SD_REQUIRE((outputs.features == NULL && outputs.patch_features == NULL) || head, SD_ERR_ARGUMENT,
                "features are asked for, but %s", g->head_layers == 0 ? "the model has no head" : "options.head is 0");
-    SD_REQUIRE((outputs.tokens == NULL && outputs.tokens_norm == NULL) || a->all_tokens, SD_ERR_ARGUMENT,
-               "tokens are asked for, but the activations were planned without all_tokens");
+    SD_REQUIRE((outputs.tokens == NULL && outputs.tokens_norm == NULL && outputs.block_tokens == NULL &&
+                outputs.attention == NULL) ||
+                   a->all_tokens,
+               SD_ERR_ARGUMENT, "tokens are asked for, but the activations were planned without all_tokens");
+    SD_REQUIRE(outputs.block_tokens == NULL || outputs.blocks != NULL, SD_ERR_ARGUMENT, "blocks is NULL");
+    for (size_t i = 0; outputs.block_tokens != NULL && i < outputs.block_count; i++)
+        SD_REQUIRE(outputs.blocks[i] >= 0 && (size_t)outputs.blocks[i] < g->depth &&
+                       (i == 0 || outputs.blocks[i] > outputs.blocks[i - 1]),
+                   SD_ERR_ARGUMENT, "blocks[%zu] is %d: the blocks are 0 to %zu, ascending", i, outputs.blocks[i],
+                   g->depth - 1);
+    SD_REQUIRE(outputs.attention == NULL ||
+                   (outputs.attention_block >= 0 && (size_t)outputs.attention_block < g->depth),
+               SD_ERR_ARGUMENT, "attention_block is %d: the blocks are 0 to %zu", outputs.attention_block, g->depth - 1);
     a->has_forward = false;
     status = begin_pass(a, groups, group_count, &options);
     if (status != SD_OK)

@@ -47,7 +47,9 @@ SD_API sd_status sd_model_attention(const sd_model *model, const sd_activations 
     float *work = SD_NEW_ARRAY(a->context, float, sd_attention_work(tokens));
     if (work == NULL)
         return SD_ERR_MEMORY;
-    const float *qkv = a->blocks[block].qkv + branch->row_before[image] * 3 * g->dim;
+    const float *qkv = sd_normalized_qkv(model, a, (size_t)block, image,
+                                         a->blocks[block].qkv + branch->row_before[image] * 3 * g->dim,
+                                         &a->thread_work[0]);
     for (size_t head = 0; head < g->heads; head++)
         sd_attention_probabilities(a->kernels, qkv, tokens, g->dim, g->heads, head,
                                    attention + head * tokens * tokens, work);

@@ -264,6 +264,9 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
  * and the sums over rows in `partial` (see block_partials). */
 void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
                        size_t thread, float *partial);
+/* The queries, keys and values that attention sees in image s: as projected, or with their norms. */
+const float *sd_normalized_qkv(const sd_model *model, const sd_activations *a, size_t block, size_t s,
+                               const float *qkv, const sd_thread_work *work);
 /* Keys, values and queries of the class tokens, and their attention, into the tail. */
 void sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread);
 void sd_class_block_backward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,

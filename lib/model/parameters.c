@@ -111,7 +111,9 @@ sd_status sd_geometry_of(const sd_model_config *c, sd_geometry *g) {
     g->drop_path = c->drop_path;
     g->drop_uniform = c->drop_path_uniform != 0;
     g->drop_subset = c->drop_path_subset != 0;
-    g->position = (sd_position_map){c->interpolate_offset, c->interpolate_antialias != 0};
+    /* member by member: geometries are compared as bytes, and the gaps between members stay 0 */
+    g->position.offset = c->interpolate_offset;
+    g->position.antialias = c->interpolate_antialias != 0;
     return SD_OK;
 }
 

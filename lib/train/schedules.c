@@ -22,7 +22,7 @@ static double teacher_temp_at(const sd_pretrainer_config *c, uint64_t step) {
 
 sd_step_values sd_trainer_values(const sd_pretrainer_config *c, uint64_t step) {
     sd_schedule lr = {.base = c->lr, .final = c->min_lr, .start = c->lr_start, .total = c->total_steps,
-                      .warmup = c->warmup_steps, .warmup_kind = c->warmup_kind};
+                      .warmup = c->warmup_steps, .warmup_kind = c->warmup_kind, .peak = c->peak_steps};
     bool prototypes = sd_method_has_prototypes(c), frozen = prototypes && step < c->freeze_steps;
     return (sd_step_values){
         .lr = sd_schedule_value(&lr, step),

@@ -122,6 +122,9 @@ static sd_status check_method(const sd_pretrainer_config *c) {
                "lr_start is %g: it must be finite and not negative", c->lr_start);
     SD_REQUIRE(c->warmup_kind == SD_WARMUP_INCLUSIVE || c->warmup_kind == SD_WARMUP_EXCLUSIVE, SD_ERR_ARGUMENT,
                "warmup_kind is %d: it must be one of sd_warmup_kind", c->warmup_kind);
+    SD_REQUIRE(c->peak_steps <= c->total_steps - c->warmup_steps, SD_ERR_ARGUMENT,
+               "peak_steps is %llu: only %llu steps follow the warm-up", (unsigned long long)c->peak_steps,
+               (unsigned long long)(c->total_steps - c->warmup_steps));
     SD_REQUIRE(isfinite(c->eps_sq_end) && c->eps_sq_end != 0.0, SD_ERR_ARGUMENT,
                "eps_sq_end is %g: it must be above 0, or negative for none", c->eps_sq_end);
     SD_REQUIRE(isfinite(c->coeff_end), SD_ERR_ARGUMENT, "coeff_end is %g: it must be finite", c->coeff_end);

@@ -332,7 +332,7 @@ static void test_arguments(void **state) {
         bad.member = value;                                                                       \
         assert_int_equal(sd_embedder_create(NULL, model, &bad, &embedder), SD_ERR_ARGUMENT);      \
     } while (0)
-    REFUSE(kind, 2);
+    REFUSE(kind, 4);
     REFUSE(resize, -1);
     REFUSE(crop, -4);
     REFUSE(crop, 18);

@@ -73,7 +73,12 @@ static void check_outputs(const char *file, sd_activation_mode mode, int threads
     outputs.class_tokens = class_tokens;
     outputs.tokens = tokens;
     outputs.tokens_norm = norm;
+    size_t heads = (size_t)golden_scalar(s.archive, "hp/num_heads");
+    float *attention = malloc(s.images.count * heads * s.tokens * s.tokens * sizeof(float));
+    outputs.attention = attention;
+    outputs.attention_block = 2;
     assert_int_equal(sd_model_forward(s.model, activations, &s.images, 1, NULL, &outputs), SD_OK);
+    compare(&s, "out/attn_last", attention, heads * s.tokens * s.tokens);
     compare(&s, "out/cls", class_tokens, s.images.count * s.dim);
     compare(&s, "out/tokens_last", tokens, s.rows * s.dim);
     for (size_t i = 0; i < s.images.count; i++) /* the class row of all normalised tokens is the class token */
@@ -82,12 +87,15 @@ static void check_outputs(const char *file, sd_activation_mode mode, int threads
         assert_int_equal(sd_model_block_tokens(s.model, activations, 1, 1, norm), SD_OK);
         assert_int_equal(sd_model_block_tokens(s.model, activations, 2, 1, norm + s.rows * s.dim), SD_OK);
         compare(&s, "out/intermediate", norm, 2 * s.rows * s.dim);
-        size_t heads = (size_t)golden_scalar(s.archive, "hp/num_heads");
-        float *attention = malloc(heads * s.tokens * s.tokens * sizeof(float));
-        assert_int_equal(sd_model_attention(s.model, activations, 2, 0, attention), SD_OK);
-        compare(&s, "out/attn_last", attention, heads * s.tokens * s.tokens);
-        free(attention);
+        for (size_t i = 0; i < s.images.count; i++) { /* asked for afterwards: the same */
+            float *one = malloc(heads * s.tokens * s.tokens * sizeof(float));
+            assert_int_equal(sd_model_attention(s.model, activations, 2, i, one), SD_OK);
+            assert_memory_equal(one, attention + i * heads * s.tokens * s.tokens,
+                                heads * s.tokens * s.tokens * sizeof(float));
+            free(one);
+        }
     }
+    free(attention);
     float *position = malloc(s.tokens * s.dim * sizeof(float));
     assert_int_equal(sd_model_position_embedding(s.model, s.images.height, s.images.width, position), SD_OK);
     compare(&s, "out/pos_embed_used", position, s.tokens * s.dim);

@@ -131,6 +131,12 @@ static void check_outputs(const char *file, sd_activation_mode mode, int threads
     outputs.patch_tokens = picked;
     options.patches = numbers;
     options.patch_count = count;
+    const int32_t blocks[2] = {s.depth - 2, s.depth - 1};
+    float *last_blocks = malloc(2 * rows * s.dim * sizeof *last_blocks);
+    outputs.blocks = blocks;
+    outputs.block_count = 2;
+    outputs.block_norm = 1;
+    outputs.block_tokens = last_blocks;
     for (int masked = 0; masked < 2; masked++) {
         const char *kind = masked ? "masked" : "plain";
         options.masks = masked ? &s.masks : NULL;
@@ -146,12 +152,17 @@ static void check_outputs(const char *file, sd_activation_mode mode, int threads
             size_t row = numbers[i] / patches * s.tokens + s.extra + numbers[i] % patches;
             assert_true(golden_difference_f32(norm + row * s.dim, picked + i * s.dim, s.dim) == 0.0);
         }
-        if (!masked && mode == SD_ACTIVATIONS_SPEED) {
+        assert_true(golden_difference_f32(last_blocks + rows * s.dim, norm, rows * s.dim) == 0.0);
+        if (!masked) {
             float *last = malloc(2 * config.max_patches * s.dim * sizeof *last);
             float *classes = malloc(2 * s.images.count * s.dim * sizeof *classes);
             for (int32_t n = 0; n < 2; n++) {
-                assert_int_equal(sd_model_block_tokens(s.model, activations, s.depth - 2 + n, 1, norm), SD_OK);
-                float *part = cut(&s, norm, s.extra, patches), *class_part = cut(&s, norm, 0, 1);
+                const float *block = last_blocks + (size_t)n * rows * s.dim;
+                if (mode == SD_ACTIVATIONS_SPEED) { /* asked for during the pass, or afterwards */
+                    assert_int_equal(sd_model_block_tokens(s.model, activations, blocks[n], 1, norm), SD_OK);
+                    assert_true(golden_difference_f32(norm, block, rows * s.dim) == 0.0);
+                }
+                float *part = cut(&s, block, s.extra, patches), *class_part = cut(&s, block, 0, 1);
                 memcpy(last + (size_t)n * config.max_patches * s.dim, part,
                        config.max_patches * s.dim * sizeof *last);
                 memcpy(classes + (size_t)n * s.images.count * s.dim, class_part,
@@ -169,6 +180,7 @@ static void check_outputs(const char *file, sd_activation_mode mode, int threads
     assert_int_equal(sd_model_position_embedding(s.model, s.images.height, s.images.width, position), SD_OK);
     compare(&s, "pos_embed_used", position, (1 + patches) * s.dim);
     free(position);
+    free(last_blocks);
     free(numbers);
     free(picked);
     free(class_tokens);
