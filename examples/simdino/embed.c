@@ -11,6 +11,7 @@
 
 typedef struct embed_settings {
     const char *weights, *data, *out;
+    int32_t features; /* sd_embed_kind */
     bool student, teacher, head, normalize;
     int32_t split;
     uint64_t limit;
@@ -38,8 +39,8 @@ static int embed(const embed_settings *s, sd_context *context) {
         complain("%s brings no test images", s->data);
         goto cleanup;
     }
-    if (features_of_model(context, model, &trained, images, s->limit, s->head ? SD_EMBED_HEAD : SD_EMBED_CLASS, "embed",
-                          &rows) != 0) {
+    sd_embed_kind kind = s->head ? SD_EMBED_HEAD : (sd_embed_kind)s->features;
+    if (features_of_model(context, model, &trained, images, s->limit, kind, "embed", &rows) != 0) {
         goto cleanup;
     }
     if (s->normalize) {
@@ -87,10 +88,16 @@ int command_embed(int argc, char **argv) {
          .help = "FILE.npz (arrays \"embeddings\" and \"labels\") or FILE.npy (embeddings only)"},
         {.kind = OPTION_FLAG, .name = "teacher", .target = &s.teacher, .help = "use the teacher network (default)"},
         {.kind = OPTION_FLAG, .name = "student", .target = &s.student, .help = "use the student network"},
+        {.kind = OPTION_CHOICE,
+         .name = "features",
+         .value = "WHICH",
+         .target = &s.features,
+         .choices = feature_words,
+         .help = FEATURES_HELP},
         {.kind = OPTION_FLAG,
          .name = "head",
          .target = &s.head,
-         .help = "the projection head's output, which the loss sees (default: the backbone's class token)"},
+         .help = "the same as --features head: what the loss sees"},
         {.kind = OPTION_FLAG, .name = "normalize", .target = &s.normalize, .help = "divide each row by its length"},
         {.kind = OPTION_COUNT,
          .name = "limit",

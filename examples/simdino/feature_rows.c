@@ -7,6 +7,10 @@
 #include "program.h"
 #include "progress.h"
 
+const char *const feature_words[] = {
+    [SD_EMBED_CLASS] = "class", [SD_EMBED_HEAD] = "head", [SD_EMBED_MEAN] = "mean", [SD_EMBED_CLASS_MEAN] = "class-mean",
+    NULL};
+
 static int allocate(const sd_dataset *dataset, uint64_t limit, size_t dim, features *result) {
     uint64_t count = sd_dataset_count(dataset);
     count = limit > 0 && limit < count ? limit : count;

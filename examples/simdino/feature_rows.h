@@ -19,4 +19,8 @@ int features_of_model(sd_context *context, const sd_model *model, const sd_pretr
                       features *result);
 void features_free(features *result);
 
+/* The words of an option --features, in the order of sd_embed_kind; ends with NULL. */
+extern const char *const feature_words[];
+#define FEATURES_HELP "class (default: the class token), mean (of the patch tokens), class-mean (both), head (its output)"
+
 #endif

@@ -19,6 +19,7 @@ typedef struct knn_settings {
     int32_t k;
     double temperature;
     int32_t center;
+    int32_t features; /* sd_embed_kind */
     bool student, head, only_trained;
     uint64_t train_limit, test_limit;
     int32_t threads;
@@ -122,15 +123,27 @@ static int measure_pixels(const knn_run *r) {
     return result;
 }
 
+/* Class token and mean of the patches count alike, although a mean is shorter. */
+static void normalize_halves(features *f) {
+    size_t half = f->dim / 2;
+    for (size_t i = 0; i < 2; i++) {
+        sd_normalize_rows(f->rows + i * half, (size_t)f->count, half, f->dim, NULL);
+    }
+}
+
 static int measure_model(const knn_run *r, const char *name, const sd_model *model, const char *picture) {
     const knn_settings *s = r->settings;
-    sd_embed_kind kind = s->head ? SD_EMBED_HEAD : SD_EMBED_CLASS;
+    sd_embed_kind kind = s->head ? SD_EMBED_HEAD : (sd_embed_kind)s->features;
     features train = {0}, test = {0};
     int result = EXIT_FAILED;
     if (features_of_model(r->context, model, &r->trained, r->data.train, s->train_limit, kind, "embed training images",
                           &train) == 0 &&
         features_of_model(r->context, model, &r->trained, r->data.test, s->test_limit, kind, "embed test images",
                           &test) == 0) {
+        if (kind == SD_EMBED_CLASS_MEAN) {
+            normalize_halves(&train);
+            normalize_halves(&test);
+        }
         result = measure_forms(r, name, &train, &test, CENTER_OFF);
     }
     if (result == EXIT_OK && picture != NULL) {
@@ -269,10 +282,13 @@ int command_knn(int argc, char **argv) {
          .name = "student",
          .target = &s.student,
          .help = "the student network (default: teacher)"},
-        {.kind = OPTION_FLAG,
-         .name = "head",
-         .target = &s.head,
-         .help = "the projection head's output (default: the backbone's class token)"},
+        {.kind = OPTION_CHOICE,
+         .name = "features",
+         .value = "WHICH",
+         .target = &s.features,
+         .choices = feature_words,
+         .help = FEATURES_HELP},
+        {.kind = OPTION_FLAG, .name = "head", .target = &s.head, .help = "the same as --features head"},
         {.kind = OPTION_FLAG,
          .name = "only-trained",
          .target = &s.only_trained,

@@ -14,6 +14,8 @@ static const struct {
     {"embed", command_embed, "compute features of images, for NumPy"},
     {"knn", command_knn, "measure features by nearest neighbours, beside raw pixels and the untrained network"},
     {"coding-rate", command_coding_rate, "coding rate and effective rank of a matrix"},
+    {"inspect", command_inspect, "what is in a file of weights, and which network"},
+    {"convert", command_convert, "weights under other names: official, timm, Hugging Face"},
     {"recipe", command_recipe, "list the recipes, or print one"},
     {"info", command_info, "versions, CPU, BLAS, and what makes it faster"},
 };

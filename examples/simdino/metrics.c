@@ -73,10 +73,12 @@ static double csv_number(const char *line, int index) {
 static metrics_row parse_row(bool json, const char *line) {
     if (json) {
         return (metrics_row){json_number(line, "step"), json_number(line, "loss"), json_number(line, "compression"),
-                             json_number(line, "expansion"), json_number(line, "knn")};
+                             json_number(line, "expansion"), json_number(line, "knn"),
+                             json_number(line, "local_loss") + json_number(line, "global_loss"),
+                             json_number(line, "target_entropy")};
     }
     return (metrics_row){csv_number(line, 0), csv_number(line, 2), csv_number(line, 3), csv_number(line, 4),
-                         csv_number(line, 14)};
+                         csv_number(line, 14), csv_number(line, 17) + csv_number(line, 18), csv_number(line, 19)};
 }
 
 static int take_over(metrics *m, uint64_t first_step) {
@@ -161,7 +163,8 @@ void metrics_add(metrics *m, const sd_step_metrics *step, double epoch, double k
     if (m->broken) {
         return;
     }
-    if (keep(m, (metrics_row){(double)step->step, step->loss, step->compression, step->expansion, knn}) != 0) {
+    if (keep(m, (metrics_row){(double)step->step, step->loss, step->compression, step->expansion, knn,
+                               step->local_loss + step->global_loss, step->target_entropy}) != 0) {
         m->broken = true;
         return;
     }

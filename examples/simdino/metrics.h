@@ -7,6 +7,7 @@
 typedef struct metrics_row {
     double step, loss, compression, expansion;
     double knn; /* NAN where it was not measured */
+    double cross_entropy, target_entropy; /* of DINO and DINOv2; NAN or 0 otherwise */
 } metrics_row;
 
 typedef struct metrics metrics;

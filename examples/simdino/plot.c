@@ -27,7 +27,14 @@ typedef struct panel {
     double first, last; /* of the steps */
 } panel;
 
-typedef enum series { SERIES_LOSS, SERIES_COMPRESSION, SERIES_EXPANSION, SERIES_KNN } series;
+typedef enum series {
+    SERIES_LOSS,
+    SERIES_COMPRESSION,
+    SERIES_EXPANSION,
+    SERIES_KNN,
+    SERIES_CROSS_ENTROPY,
+    SERIES_TARGET_ENTROPY
+} series;
 
 static double value_of(const metrics_row *row, series which) {
     switch (which) {
@@ -35,6 +42,8 @@ static double value_of(const metrics_row *row, series which) {
     case SERIES_COMPRESSION: return row->compression;
     case SERIES_EXPANSION: return row->expansion;
     case SERIES_KNN: return row->knn;
+    case SERIES_CROSS_ENTROPY: return row->cross_entropy;
+    case SERIES_TARGET_ENTROPY: return row->target_entropy;
     }
     return 0;
 }
@@ -171,39 +180,43 @@ int plot_write(const char *path, const char *title, const metrics_row *rows, siz
         complain("%s: out of memory", path);
         return -1;
     }
-    bool has_knn = false;
+    bool has_knn = false, has_prototypes = false;
     for (size_t i = 0; i < count; i++) {
         has_knn = has_knn || isfinite(rows[i].knn);
+        has_prototypes = has_prototypes || rows[i].target_entropy > 0;
     }
+    series first = has_prototypes ? SERIES_CROSS_ENTROPY : SERIES_COMPRESSION;
+    series second = has_prototypes ? SERIES_TARGET_ENTROPY : SERIES_EXPANSION;
     panel above = {.top = 66 * SCALE, .height = 236 * SCALE, .low = INFINITY, .high = -INFINITY};
     above.first = rows[0].step;
     above.last = fmax(rows[count - 1].step, above.first + 1);
     panel below = above;
     below.top = 350 * SCALE;
     widen(&above, rows, count, SERIES_LOSS);
-    widen(&below, rows, count, SERIES_COMPRESSION);
-    widen(&below, rows, count, SERIES_EXPANSION);
+    widen(&below, rows, count, first);
+    widen(&below, rows, count, second);
     widen(&below, rows, count, SERIES_KNN);
     settle(&above);
     settle(&below);
 
     canvas_text(c, LEFT, 16 * SCALE, 2 * TEXT, black, title);
-    draw_frame(c, &above, "loss = -coeff x compression - expansion (thin: each step, thick: mean)", false);
+    draw_frame(c, &above, "loss (thin: each step, thick: mean)", false);
     draw_values(c, &above, rows, count, SERIES_LOSS, light_blue, SCALE);
     draw_mean(c, &above, rows, count, SERIES_LOSS, blue);
 
-    draw_frame(c, &below, "its two parts", true);
-    draw_values(c, &below, rows, count, SERIES_COMPRESSION, light_orange, SCALE);
-    draw_values(c, &below, rows, count, SERIES_EXPANSION, light_green, SCALE);
-    draw_mean(c, &below, rows, count, SERIES_COMPRESSION, orange);
-    draw_mean(c, &below, rows, count, SERIES_EXPANSION, green);
+    draw_frame(c, &below, has_prototypes ? "class tokens" : "its parts", true);
+    draw_values(c, &below, rows, count, first, light_orange, SCALE);
+    draw_values(c, &below, rows, count, second, light_green, SCALE);
+    draw_mean(c, &below, rows, count, first, orange);
+    draw_mean(c, &below, rows, count, second, green);
     int right = WIDTH - RIGHT;
     if (has_knn) {
         draw_values(c, &below, rows, count, SERIES_KNN, gray, 2 * SCALE);
         draw_legend(c, &below, &right, gray, "k-NN accuracy");
     }
-    draw_legend(c, &below, &right, green, "expansion (coding rate)");
-    draw_legend(c, &below, &right, orange, "compression (cosine of views)");
+    draw_legend(c, &below, &right, green, has_prototypes ? "entropy of the mean target" : "expansion (coding rate)");
+    draw_legend(c, &below, &right, orange,
+                has_prototypes ? "cross-entropy of student and teacher" : "compression (cosine of views)");
     canvas_text(c, (WIDTH + LEFT - RIGHT) / 2 - canvas_text_width(TEXT, "step") / 2, HEIGHT - 24 * SCALE, TEXT, black,
                 "step");
 

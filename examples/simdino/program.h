@@ -17,6 +17,8 @@ int command_pretrain(int argc, char **argv);
 int command_embed(int argc, char **argv);
 int command_knn(int argc, char **argv);
 int command_coding_rate(int argc, char **argv);
+int command_inspect(int argc, char **argv);
+int command_convert(int argc, char **argv);
 int command_recipe(int argc, char **argv);
 int command_info(int argc, char **argv);
 

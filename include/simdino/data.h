@@ -58,8 +58,8 @@ SD_API void sd_dataset_release(const sd_dataset *dataset, uint64_t index, void *
  *   globals  2 x samples crops, view after view: crop (v, i) at globals + (v*samples + i)*channels*global_size^2
  *   locals   local_crops x samples crops, likewise; NULL when local_crops is 0
  *   masks    2*samples x patches of a global crop, crops in the order of globals and patches row by row: not 0 where
- *            the student does not see the patch (SimDINOv2, DINOv2). NULL: the pretrainer draws them. It reads them
- *            only where its method has masks */
+ *            the student does not see the patch (SimDINOv2, DINOv2). NULL: the pretrainer draws them. It refuses masks
+ *            where its method has none, and more masked patches than its mask settings leave room for (sd_masks_limit) */
 typedef struct sd_crop_batch {
     size_t samples;
     int32_t channels;

@@ -285,7 +285,7 @@ static sd_status push_global(sd_pickle *p, sd_pickle_text module, sd_pickle_text
 }
 
 static sd_status stack_global(sd_pickle *p) {
-    sd_pickle_id name, module;
+    sd_pickle_id name = 0, module = 0;
     sd_status status;
     if ((status = pop(p, &name)) != SD_OK || (status = pop(p, &module)) != SD_OK)
         return status;
@@ -318,7 +318,7 @@ static sd_status call(sd_pickle *p, bool with_keywords) {
 }
 
 static sd_status persistent(sd_pickle *p) {
-    sd_pickle_id identity;
+    sd_pickle_id identity = 0;
     sd_pickle_value value = {.kind = SD_PICKLE_SKIPPED};
     sd_status status = pop(p, &identity);
     if (status == SD_OK)
@@ -327,7 +327,7 @@ static sd_status persistent(sd_pickle *p) {
 }
 
 static sd_status build(sd_pickle *p) {
-    sd_pickle_id state;
+    sd_pickle_id state = 0;
     sd_status status = pop(p, &state);
     if (status != SD_OK)
         return status;

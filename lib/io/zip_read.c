@@ -200,7 +200,7 @@ static sd_status walk(sd_zip *zip, const unsigned char *bytes, const directory *
         SD_REQUIRE(size <= d->bytes - at, SD_ERR_FORMAT, "%s: zip: entry %llu of the directory is truncated", path,
                    (unsigned long long)seen);
         if (zip->members) {
-            uint64_t local;
+            uint64_t local = 0;
             sd_status status = read_entry(zip, entry, d->position, (size_t)seen, zip->names + names_used, &local);
             if (status == SD_OK)
                 status = find_bytes(zip, &zip->members[seen], local, d->position);

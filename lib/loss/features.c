@@ -67,7 +67,8 @@ double sd_effective_rank(const float *rows, size_t m, size_t dim) {
                     sum += (double)products[i * BLOCK + j] * (double)products[i * BLOCK + j];
             squares += i0 == j0 ? sum : 2.0 * sum;
         }
-    return squares > 0.0 ? trace * trace / squares : 0.0;
+    /* products are rounded to single precision: rows of one direction must not give 0.9999999 */
+    return squares > 0.0 ? fmax(trace * trace / squares, 1.0) : 0.0;
 }
 
 sd_status sd_check_finite(const char *what, const float *rows, size_t m, size_t dim) {

@@ -34,15 +34,14 @@ typedef struct sd_rate_space {
     size_t k_max;
     size_t partials;     /* room for so many partial Grams: 1 without threads */
     size_t workers;      /* room for so many threads' chunks */
-    /* k x k: M, then its Cholesky factor, then its inverse. The one allocation: the others lie in it */
+    /* k x k of double, or twice k x k of float: M, then its factors. The one allocation: the others lie in it */
     double *matrix;
-    /* partials x k x k, of double or of float: Grams of slices; then working space of the inverse */
+    /* partials x k x k of double, or twice as many of float: Grams of slices; then the inverse */
     double *partial;
-    float *inverse;      /* k x k: M^-1 rounded, in the place of the partial Grams */
     double *chunks;      /* workers x 2 x k x SD_RATE_CHUNK */
     char *scratch;       /* workers x scratch_bytes, for the products */
     size_t scratch_bytes;
-    float *probe;        /* 2 x k x 4: power iteration */
+    double *sums;        /* 2 x k: of rows; then squares and pivots */
 } sd_rate_space;
 
 /* How the Gram may be computed. */

@@ -152,6 +152,7 @@ static sd_status evaluate_dino(sd_objective *o, const sd_model *student, const s
             result->koleo += koleo;
         }
         scale_rows(f->dclass_tokens, 2 * values_of_view, o->config.koleo_weight);
+        memset(f->dclass_tokens + 2 * values_of_view, 0, (f->views - 2) * values_of_view * sizeof *f->dclass_tokens);
         result->loss += o->config.koleo_weight * result->koleo;
     }
 cleanup:

@@ -13,8 +13,8 @@ typedef struct sd_batch_features {
     const float *student, *teacher;                 /* V B x p, 2 B x p */
     const float *student_patches, *teacher_patches; /* M x p */
     const float *patch_weights;                     /* M */
-    const float *class_tokens;                      /* 2 B x D: the student's global views, before the head */
-    float *dstudent, *dstudent_patches, *dclass_tokens; /* gradients, written */
+    const float *class_tokens;                      /* V B x D: the student's, before the head */
+    float *dstudent, *dstudent_patches, *dclass_tokens; /* gradients, written; of class tokens only with KoLeo */
 } sd_batch_features;
 
 /* What changes from step to step. */

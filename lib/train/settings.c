@@ -131,9 +131,11 @@ static sd_status check_method(const sd_pretrainer_config *c) {
     if (!sd_method_has_prototypes(c))
         return SD_OK;
     SD_REQUIRE(c->model.prototypes > 0, SD_ERR_ARGUMENT,
-               "model.prototypes is 0: %s assigns features to prototypes and needs some", method);
+               "model.prototypes is %d: %s assigns features to prototypes and needs at least 1", c->model.prototypes,
+               method);
     SD_REQUIRE(!sd_method_has_masks(c) || c->model.patch_head == 0 || c->model.patch_prototypes > 0, SD_ERR_ARGUMENT,
-               "model.patch_prototypes is 0: with model.patch_head the patches of %s need prototypes of their own", method);
+               "model.patch_prototypes is %d: with model.patch_head the patches of %s need prototypes of their own",
+               c->model.patch_prototypes, method);
     SD_REQUIRE(is_positive(c->teacher_temp) && is_positive(c->teacher_temp_start), SD_ERR_ARGUMENT,
                "teacher_temp is %g and teacher_temp_start is %g: both must be finite and above 0", c->teacher_temp,
                c->teacher_temp_start);

@@ -240,6 +240,47 @@ static void test_memory_of_dino(void **state) {
     sd_context_destroy(context);
 }
 
+/* Gradients of features are written, those of prototypes are added; an evaluation leaves nothing behind but that. */
+static void test_repeated_evaluations(void **state) {
+    (void)state;
+    float *x = random_floats(24 * 8, 1), *v = random_floats(50 * 8, 2), *teacher = random_floats(12 * 8, 3);
+    sd_prototypes layer = {v, NULL, 50};
+    for (int target = 0; target < 2; target++) {
+        float *grad[2], *dv[2];
+        sd_dino_config config;
+        sd_dino_config_init(&config);
+        config.target = target;
+        sd_dino_loss *dino;
+        sd_dino_result results[2];
+        assert_int_equal(sd_dino_loss_create(NULL, &config, 6, 4, 8, 50, &dino), SD_OK);
+        for (int i = 0; i < 2; i++) {
+            grad[i] = random_floats(24 * 8, 4);
+            dv[i] = random_floats(50 * 8, 0);
+            memset(dv[i], 0, 50 * 8 * sizeof(float));
+            sd_prototypes_gradient into = {dv[i], NULL};
+            for (int times = 0; times <= i; times++)
+                assert_int_equal(
+                    sd_dino_loss_evaluate(dino, x, teacher, 6, 4, &layer, &layer, 0.05, grad[i], &into, &results[i]),
+                    SD_OK);
+        }
+        assert_memory_equal(&results[0], &results[1], sizeof results[0]);
+        assert_memory_equal(grad[0], grad[1], 24 * 8 * sizeof(float));
+        double most = 0.0; /* products are added to what is there: equal but for rounding */
+        for (size_t j = 0; j < 50 * 8; j++)
+            most = fmax(most, fabs((double)dv[0][j]));
+        for (size_t j = 0; j < 50 * 8; j++)
+            assert_true(fabs((double)dv[1][j] - 2.0 * (double)dv[0][j]) <= 1e-6 * most);
+        for (int i = 0; i < 2; i++) {
+            free(dv[i]);
+            free(grad[i]);
+        }
+        sd_dino_loss_destroy(dino);
+    }
+    free(teacher);
+    free(v);
+    free(x);
+}
+
 static void test_no_allocation_in_an_evaluation(void **state) {
     (void)state;
     failing_memory memory;
@@ -442,6 +483,7 @@ int main(void) {
         cmocka_unit_test(test_patch_cosine),
         cmocka_unit_test(test_failing_allocations),
         cmocka_unit_test(test_memory_of_dino),
+        cmocka_unit_test(test_repeated_evaluations),
         cmocka_unit_test(test_no_allocation_in_an_evaluation),
         cmocka_unit_test(test_refused_configurations),
         cmocka_unit_test(test_refused_evaluations),

@@ -54,7 +54,7 @@ static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, b
     for (size_t i = 0; i < m; i++) {
         for (size_t j = 0; j < n; j++) {
             double sum = 0.0;
-            if (upper && i > j)
+            if (upper && i + n > j + m)
                 continue;
             for (size_t l = 0; l < k; l++)
                 sum += a[ta ? l * lda + i : i * lda + l] * b[tb ? j * ldb + l : l * ldb + j];
@@ -77,56 +77,134 @@ static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, b
     sd_release(NULL, scratch);
 }
 
-static void check_inverse(const sd_dense *dense, size_t n) {
-    size_t lda = n + 1, bytes = sd_dense_scratch(n, n);
-    double *z = random_doubles(2 * n * n, 5), *a = malloc(n * lda * sizeof(double)),
-           *whole = malloc(n * n * sizeof(double));
-    double *inverse = malloc(n * n * sizeof(double)), determinant = 0.0;
-    void *scratch = sd_allocate(NULL, bytes, 1);
+static double largest_difference(const double *a, const double *b, size_t count) {
+    double most = 0.0;
+    for (size_t i = 0; i < count; i++)
+        most = fmax(most, fabs(a[i] - b[i]));
+    return most;
+}
 
+/* A = I + Z'Z of 2n rows of n: the inverse from A's upper triangle alone, in both types, with and without threads. */
+static void check_inverse(const sd_dense *dense, size_t n, sd_context *context) {
+    size_t square = n * n, bytes = sd_dense_scratch(SD_DENSE_PANEL, n);
+    double *z = random_doubles(2 * square, 5), *whole = random_doubles(square, 6), *a = random_doubles(square, 6);
+    double *inverse = random_doubles(square, 7), *alone = random_doubles(square, 8), *product = random_doubles(square, 9);
+    double *pivots = random_doubles(2 * n, 1), *squares = pivots + n, frobenius = 0.0, determinant = 0.0;
+    float *af = malloc(square * sizeof(float)), *inverse_f = as_floats(inverse, square);
+    size_t threads = (size_t)sd_context_threads(context);
+    void *scratch = sd_allocate(NULL, bytes, threads);
+    const sd_dense_room room = {context, scratch, bytes}, single = {NULL, scratch, bytes};
+
+    assert_non_null(af);
+    assert_non_null(scratch);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
             double sum = i == j ? 1.0 : 0.0;
             for (size_t l = 0; l < 2 * n; l++)
                 sum += z[l * n + i] * z[l * n + j];
             whole[i * n + j] = sum;
-            a[i * lda + j] = j >= i ? sum : (double)NAN; /* the lower triangle is not read */
+            a[i * n + j] = j >= i ? sum : (double)NAN; /* the lower triangle is not read */
+            af[i * n + j] = (float)a[i * n + j];
         }
-    assert_int_equal(sd_dense_cholesky(dense, n, a, lda, inverse, scratch, bytes), 0);
+    memcpy(product, a, square * sizeof(double));
+    assert_int_equal(sd_dense_invert_f64(dense, &room, n, a, n, inverse, pivots, squares), 0);
     for (size_t i = 0; i < n; i++) {
-        determinant += log(a[i * lda + i]);
-        for (size_t j = i; j < n; j++) { /* U'U */
-            double sum = 0.0;
-            for (size_t l = 0; l <= i; l++)
-                sum += a[l * lda + i] * a[l * lda + j];
-            assert_true(fabs(sum - whole[i * n + j]) <= 1e-13 * (double)(n + 10));
-        }
+        determinant += log(pivots[i]);
+        frobenius += squares[i];
     }
-    assert_true(isfinite(determinant));
-    sd_dense_invert(dense, NULL, n, a, lda, inverse, scratch, bytes);
-    for (size_t i = 0; i < n; i++)
+    memcpy(a, product, square * sizeof(double));
+    assert_int_equal(sd_dense_invert_f64(dense, &single, n, a, n, alone, pivots, squares), 0);
+    assert_memory_equal(inverse, alone, square * sizeof(double));
+    for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j < n; j++) {
             double sum = 0.0;
             for (size_t l = 0; l < n; l++)
-                sum += whole[i * n + l] * (l <= j ? a[l * lda + j] : a[j * lda + l]);
-            if (!(fabs(sum - (i == j ? 1.0 : 0.0)) <= 1e-12 * (double)(n + 10)))
-                fail_msg("%s, n %zu: (A A^-1)(%zu, %zu) = %g", dense->name, n, i, j, sum);
+                sum += whole[i * n + l] * inverse[l * n + j];
+            product[i * n + j] = sum - (i == j ? 1.0 : 0.0);
+            assert_true(inverse[i * n + j] == inverse[j * n + i]);
+            frobenius -= inverse[i * n + j] * inverse[i * n + j];
         }
-    /* A matrix that is not positive definite: the pivot. */
+    }
+    assert_true(fabs(frobenius) <= 1e-12 * (double)n);
+    memset(alone, 0, square * sizeof(double));
+    if (!(largest_difference(product, alone, square) <= 1e-12 * (double)(n + 10)))
+        fail_msg("%s, n %zu: A A^-1 - I is %g", dense->name, n, largest_difference(product, alone, square));
+
+    /* float, and the pivots without an inverse */
+    assert_int_equal(sd_dense_invert_f32(dense, &room, n, af, n, inverse_f, pivots, squares), 0);
+    for (size_t i = 0; i < square; i++)
+        alone[i] = (double)inverse_f[i];
+    if (!(largest_difference(inverse, alone, square) <= 1e-6))
+        fail_msg("%s, n %zu: float inverse off by %g", dense->name, n, largest_difference(inverse, alone, square));
     for (size_t i = 0; i < n; i++)
+        determinant -= log(pivots[i]);
+    assert_true(fabs(determinant) <= 1e-6 * (double)n);
+    double with[1] = {0}, without[1] = {0};
+    for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j < n; j++)
-            a[i * lda + j] = i == j ? 1.0 : 0.0;
+            a[i * n + j] = j >= i ? whole[i * n + j] : (double)NAN;
+    }
+    memcpy(product, a, square * sizeof(double));
+    assert_int_equal(sd_dense_invert_f64(dense, &room, n, a, n, inverse, pivots, squares), 0);
+    for (size_t i = 0; i < n; i++)
+        with[0] += pivots[i];
+    assert_int_equal(sd_dense_invert_f64(dense, &room, n, product, n, NULL, pivots, NULL), 0);
+    for (size_t i = 0; i < n; i++)
+        without[0] += pivots[i];
+    assert_true(with[0] == without[0]);
+
+    /* A matrix that is not positive definite, or not a number: the pivot. */
     size_t bad = n * 2 / 3;
-    a[bad * lda + bad] = -1.0;
-    assert_int_equal(sd_dense_cholesky(dense, n, a, lda, inverse, scratch, bytes), bad + 1);
+    for (int nan = 0; nan < 2; nan++) {
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < n; j++) {
+                a[i * n + j] = i == j ? 1.0 : 0.0;
+                af[i * n + j] = (float)a[i * n + j];
+            }
+        a[bad * n + bad] = nan ? (double)NAN : -1.0;
+        af[bad * n + bad] = (float)a[bad * n + bad];
+        assert_int_equal(sd_dense_invert_f64(dense, &room, n, a, n, inverse, pivots, squares), bad + 1);
+        assert_int_equal(sd_dense_invert_f32(dense, &room, n, af, n, inverse_f, pivots, squares), bad + 1);
+    }
     free(z);
-    free(a);
     free(whole);
+    free(a);
     free(inverse);
+    free(alone);
+    free(product);
+    free(pivots);
+    free(af);
+    free(inverse_f);
     sd_release(NULL, scratch);
 }
 
 static const char *const levels[] = {"avx512", "avx2", "generic"};
+
+/* Z'Z and ZZ' with one matrix as both factors, which the products tell by the pointer. */
+static void check_gram(const sd_dense *dense, size_t m, size_t k, bool tall, size_t scratch_columns) {
+    size_t ld = (tall ? m : k) + 1, count = (tall ? k : m) * ld, bytes = sd_dense_scratch(k, scratch_columns);
+    double *z = random_doubles(count, 4), *c = random_doubles(m * m, 3);
+    float *zf = as_floats(z, count), *cf = as_floats(c, m * m);
+    void *scratch = sd_allocate(NULL, bytes, 1);
+
+    dense->dgemm(tall, !tall, SD_DENSE_UPPER, m, m, k, 2.0, z, ld, z, ld, 0.0, c, m, scratch, bytes);
+    dense->sgemm(tall, !tall, SD_DENSE_UPPER, m, m, k, 2.0f, zf, ld, zf, ld, 0.0f, cf, m, scratch, bytes);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = i; j < m; j++) {
+            double sum = 0.0;
+            for (size_t l = 0; l < k; l++)
+                sum += 2.0 * (tall ? z[l * ld + i] * z[l * ld + j] : z[i * ld + l] * z[j * ld + l]);
+            if (!(fabs(c[i * m + j] - sum) <= 1e-13 * (1.0 + (double)k)) ||
+                !(fabs((double)cf[i * m + j] - sum) <= 3e-7 * sqrt(1.0 + (double)k) + 1e-6 * fabs(sum)))
+                fail_msg("%s Gram %zu of %zu, tall %d: (%zu, %zu) is %g and %g, expected %g", dense->name, m, k, tall, i,
+                         j, c[i * m + j], (double)cf[i * m + j], sum);
+        }
+    free(z);
+    free(c);
+    free(zf);
+    free(cf);
+    sd_release(NULL, scratch);
+}
 
 static void test_products(void **state) {
     (void)state;
@@ -141,25 +219,70 @@ static void test_products(void **state) {
                 check_product(dense, m, n, k, variant & 1, variant & 2, variant & 4, variant & 8 ? -0.5 : 0.0,
                               variant & 1 ? 1 : n);
             }
+        for (size_t m = 1; m < 80; m += 13)
+            for (size_t k = 1; k < 600; k += 123)
+                for (int variant = 0; variant < 4; variant++)
+                    check_gram(dense, m, k, variant & 1, variant & 2 ? 1 : m);
     }
     unsetenv("SIMDINO_CPU");
 }
 
 static void test_inverse(void **state) {
     (void)state;
-    const size_t sizes[] = {1, 2, 7, 63, 64, 65, 130, 200};
+    const size_t sizes[] = {1, 2, 7, 15, 16, 17, 33, 63, 64, 65, 100, 128, 129, 200, 257, 330};
+    sd_context_config config;
+    sd_context *context = NULL;
+
+    sd_context_config_init(&config);
+    config.threads = 3;
+    assert_int_equal(sd_context_create(&config, &context), SD_OK);
     for (size_t level = 0; level < 3; level++) {
         setenv("SIMDINO_CPU", levels[level], 1);
         for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++)
-            check_inverse(sd_dense_get(), sizes[s]);
+            check_inverse(sd_dense_get(), sizes[s], context);
     }
     unsetenv("SIMDINO_CPU");
+    sd_context_destroy(context);
+}
+
+static int failing_runner(void *opaque, sd_parallel_function function, void *work, size_t count) {
+    (void)opaque, (void)count;
+    function(work, 0, 0);
+    return 1;
+}
+
+/* A host's runner that fails half-way: said, not hidden in a wrong inverse. */
+static void test_failing_runner(void **state) {
+    (void)state;
+    const size_t n = 300;
+    size_t bytes = sd_dense_scratch(SD_DENSE_PANEL, n);
+    sd_context_config config;
+    sd_context *context = NULL;
+    float *a = calloc(n * n, sizeof(float)), *inverse = calloc(n * n, sizeof(float));
+    double *pivots = calloc(2 * n, sizeof(double));
+    void *scratch = sd_allocate(NULL, bytes, 2);
+
+    assert_true(a && inverse && pivots && scratch);
+    sd_context_config_init(&config);
+    config.threads = 2;
+    config.runner = failing_runner;
+    assert_int_equal(sd_context_create(&config, &context), SD_OK);
+    for (size_t i = 0; i < n; i++)
+        a[i * n + i] = 1.0f;
+    const sd_dense_room room = {context, scratch, bytes};
+    assert_true(sd_dense_invert_f32(sd_dense_get(), &room, n, a, n, inverse, pivots, pivots + n) == SD_DENSE_NO_THREADS);
+    sd_context_destroy(context);
+    sd_release(NULL, scratch);
+    free(a);
+    free(inverse);
+    free(pivots);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_inverse),
+        cmocka_unit_test(test_failing_runner),
     };
     return cmocka_run_group_tests_name("dense", tests, NULL, NULL);
 }

@@ -295,4 +295,42 @@ run knn --weights cifar.safetensors --data cifar/data_batch_1.bin,cifar/test_bat
     --test-data cifar/test_batch.bin --only-trained -k 1
 expect 0 "CIFAR-10 files by name" '20 training images, 10 test images' out
 
+# ---- methods, recipes, weights under other names ----
+
+small="--patch 7 --dim 16 --depth 1 --heads 1 --head-hidden 16 --head-dim 8 --locals 0 --batch 16 --steps 3 --overwrite"
+for method in simdino simdinov2 dino dinov2; do
+    run pretrain --method $method --data data $small --out $method.safetensors --metrics $method.csv
+    expect 0 "pretrain --method $method" "method *$method" err 'finished after 3 of 3' out
+done
+run pretrain --resume dinov2.safetensors --method dino --data data
+expect 2 "another method than the checkpoint's" 'method' err
+run pretrain --method dino --recipe simdino-small-grey --data data $small --out x.safetensors
+expect 2 "a recipe of another method" 'is of method simdino, not dino' err
+run pretrain --method dinov2 --targets sinkhorn --data data $small --out x.safetensors \
+    --set "model.patch_head=1 model.patch_prototypes=24 dino.student_temp=0.2"
+expect 0 "settings by name" 'finished after 3 of 3' out
+run pretrain --data data $small --out x.safetensors --set "model.wings=2"
+expect 2 "a setting that does not exist" 'no setting "model.wings"' err
+run recipe
+expect 0 "the list of recipes" 'simdinov2-vitl16' out 'dino-small-colour' out
+run recipe dinov2-vitb16
+expect 0 "a recipe" 'include = dinov2-vitl16' out
+run recipe simdino-vits16 --all --batch 256
+expect 0 "all settings of a recipe" '^batch_size = 256$' out '^lr = 0.0005$' out
+{ echo "method = dino"; echo "include = dino-small-grey"; echo "model.prototypes = 40"; } >mine.recipe
+run pretrain --recipe mine.recipe --data data $small --out x.safetensors
+expect 0 "a recipe of one's own" 'method *dino' err
+run recipe nothing
+expect 1 "no such recipe" 'no recipe and no file "nothing"' err
+run inspect dinov2.safetensors --tensors
+expect 0 "inspect a checkpoint" 'dim 16, depth 1' out 'training *dinov2, step 3 of 3' out 'mask_token' out
+run convert simdino.safetensors -o official.npz
+expect 0 "convert to official names" 'under official names' out
+run inspect official.npz --tensors --heads 1
+expect 0 "inspect what was converted" 'cls_token' out '0 missing, 0 unexpected' out
+run convert whole.csv -o y.npz
+expect 1 "convert what is no file of weights" 'whole.csv' err
+run convert simdino.safetensors -o official.txt
+expect 1 "convert to an unknown form" 'official.txt' err
+
 echo "1..$count"
