@@ -235,6 +235,27 @@ static void test_commit_and_discard(void **state) {
     sd_simdino_loss_destroy(other);
 }
 
+/* A batch larger than the queue leaves its last samples there. */
+static void test_short_queue(void **state) {
+    (void)state;
+    enum { SHORT = 3 };
+    const sd_simdino_config config = config_of(0, SHORT);
+    sd_simdino_loss *loss = make(NULL, &config);
+    sd_simdino_result result;
+    for (uint64_t step = 0; step < 3; step++) {
+        batch b = draw(step == 1 ? 2 : MOST, 60 + step);
+        assert_int_equal(evaluate(loss, &b, NULL, &result), SD_OK);
+        sd_simdino_loss_commit(loss);
+        for (size_t view = 0; view < 2; view++) {
+            const float *rows = sd_simdino_loss_queue(loss) + view * SHORT * DIM;
+            size_t taken = b.samples < SHORT ? b.samples : SHORT;
+            assert_memory_equal(rows + (SHORT - taken) * DIM, b.student + ((view + 1) * b.samples - taken) * DIM,
+                                taken * DIM * sizeof(float));
+        }
+    }
+    sd_simdino_loss_destroy(loss);
+}
+
 /* The array alone is the state, filled in part or wholly. */
 static void test_resume(void **state) {
     (void)state;
@@ -373,6 +394,7 @@ int main(void) {
         cmocka_unit_test(test_commit_and_discard),   cmocka_unit_test(test_resume),
         cmocka_unit_test(test_summed_groups),        cmocka_unit_test(test_threads_and_memory),
         cmocka_unit_test(test_refused),              cmocka_unit_test(test_set_weights),
+        cmocka_unit_test(test_short_queue),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
