@@ -1,4 +1,5 @@
-/* loss.h - the coding rate, rate reduction, and the SimDINO loss, each with its gradient.
+/* loss.h - the coding rate, rate reduction, and the losses of SimDINO, SimDINOv2, DINO and DINOv2, each with its
+ * gradient.
  *
  * The coding rate of n rows z_i of d numbers,
  *     R(Z) = 1/2 log det( I + d/(n eps_sq) Z'Z ),
@@ -95,8 +96,13 @@ typedef struct sd_simdino_config {
                            in the official code. */
     int32_t normalized; /* 1 (default): compression uses the plain dot product, rows being of length 1 already;
                            0: it divides by the norms (clamped at 1e-8), as SimDINO's cosine_similarity does */
+    /* Number of past samples whose W_i stands below that of the batch when its rate is taken: the rate is that of
+     * samples + queue rows (their number enters scale and gamma), the gradient reaches the batch's alone. For batches
+     * that are small beside the width of the features. Default 0, none. Not in the official code. Needs groups = 1 or
+     * reduce_gram = 1. See sd_simdino_loss_commit. */
+    uint64_t queue;
     /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
-    int64_t reserved[8];
+    int64_t reserved[7];
 } sd_simdino_config;
 
 SD_API void sd_simdino_config_init(sd_simdino_config *config);
@@ -137,6 +143,16 @@ SD_API sd_status sd_simdino_loss_set_weights(sd_simdino_loss *loss, double eps_s
 SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *student, const float *teacher,
                                           size_t samples, size_t views, float *grad, sd_simdino_result *result);
 
+/* The queue of sd_simdino_config. An evaluation that succeeded offers its W_0 and W_1; commit takes what was offered
+ * since the last commit or discard into the queue, where it pushes out the oldest rows, and discard forgets it. So
+ * evaluations between two commits (the pieces of a batch) see the same queue, and a step that failed leaves it as it
+ * was. Without a queue both do nothing. */
+SD_API void sd_simdino_loss_commit(sd_simdino_loss *loss);
+SD_API void sd_simdino_loss_discard(sd_simdino_loss *loss);
+/* Its whole state, 2 x queue rows of dim, writable, for saving and resuming: for each view the oldest row first, and
+ * zeros at the end while it is not full. NULL without a queue. */
+SD_API float *sd_simdino_loss_queue(sd_simdino_loss *loss);
+
 /* ---- masked patches: SimDINOv2 -------------------------------------------------------------- */
 
 /* -sum_r weights[r] cos(student_r, teacher_r) / images: the loss of SimDINOv2's masked patches.
@@ -152,14 +168,16 @@ SD_API sd_status sd_patch_cosine(const float *student, const float *teacher, siz
 /* ---- prototypes: DINO, DINOv2 --------------------------------------------------------------- */
 
 /* The last layer of DINO's head, W_k = g_k v_k/|v_k|, logits = features W'. It is part of the losses here, because they
- * compute it for a few samples at a time: all logits of a batch with 65,536 prototypes would take gigabytes. */
+ * compute it for a few samples at a time: all logits of a batch with 65,536 prototypes would take gigabytes. A v_k of
+ * length 0 has the logit 0 and no gradient. */
 typedef struct sd_prototypes {
-    const float *weight_v; /* count x dim */
+    const float *weight_v; /* count x dim, as stored: not normalised */
     const float *weight_g; /* count; NULL: 1 everywhere */
     size_t count;          /* K */
 } sd_prototypes;
 
-/* Arrays to which gradients are added; NULL: not wanted. */
+/* Arrays to which gradients are added, shaped like the weights; NULL: not wanted, and not
+ * computed. */
 typedef struct sd_prototypes_gradient {
     float *weight_v, *weight_g;
 } sd_prototypes_gradient;
@@ -181,22 +199,24 @@ typedef struct sd_dino_config {
 SD_API void sd_dino_config_init(sd_dino_config *config);
 
 /* The loss of class tokens: the mean over pairs of teacher global view i and student view j, i != j, of the mean
- * cross-entropy of the teacher's assignment against softmax(student logits / student_temp). That is DINO's loss, and the
- * sum of DINOv2's local and global one. */
+ * cross-entropy of the teacher's assignment against softmax(student logits / student_temp). That is DINO's loss, the
+ * sum of DINOv2's local and global one, and, times the number of pairs (2 views - 2), what SimDINOv2's DINOLoss
+ * returns. */
 typedef struct sd_dino_loss sd_dino_loss;
 
 typedef struct sd_dino_result {
     double loss;
     double local_loss, global_loss; /* its parts with a local and with a global student view */
-    double target_entropy;          /* of the teacher's mean assignment, in nats: ln K when all prototypes are used alike */
+    double target_entropy;          /* of the teacher's mean assignment, in nats: ln K when all prototypes serve alike */
     double effective_rank;          /* of the student's first global view, as in sd_simdino_result */
     double similarity;
 } sd_dino_result;
 
 /* For up to max_samples samples, max_views views, features of width dim and `prototypes` prototypes. Owns all working
- * space: the normalised prototypes of student and teacher and one gradient (3 K dim floats), logits of some samples at a
- * time, and, with SD_TARGET_SINKHORN, one copy of the teacher's logits (2 max_samples K floats).
- * The context (its threads) may be NULL. Errors: SD_ERR_ARGUMENT (names the setting), SD_ERR_MEMORY. */
+ * space, evaluating allocates nothing: logits of some samples at a time (about 240 K floats; 57 MB with K = 65,536 and
+ * dim 256, whatever the batch) and, with SD_TARGET_SINKHORN, one copy of the teacher's logits (2 max_samples K floats).
+ * The context (its memory and threads) may be NULL. One loss per thread; its results do not depend on the number of the
+ * context's threads. Errors: SD_ERR_ARGUMENT (names the setting), SD_ERR_MEMORY. */
 SD_API sd_status sd_dino_loss_create(sd_context *context, const sd_dino_config *config, size_t max_samples,
                                      size_t max_views, size_t dim, size_t prototypes, sd_dino_loss **loss);
 SD_API void sd_dino_loss_destroy(sd_dino_loss *loss);
@@ -206,30 +226,36 @@ SD_API void sd_dino_loss_destroy(sd_dino_loss *loss);
  *   teacher  2*samples rows; carries no gradient
  *   grad     receives d loss / d student; may be NULL, and then no gradient is computed
  *   into     receives the gradient of the student's prototypes; may be NULL
- * The center is not changed until sd_dino_loss_commit, for which an evaluation that fails does not count. Sinkhorn-Knopp
- * is computed on logits less their rows' maxima: where the official code's exponentials stay finite both agree, where they
- * overflow (above 88 temperatures) ours goes on.
- * Errors: SD_ERR_ARGUMENT (sizes beyond those of creation, temperature not positive), SD_ERR_NUMERIC, SD_ERR_THREAD. */
+ * The center is not changed until sd_dino_loss_commit. Sinkhorn-Knopp is computed on logits less their maximum, and on
+ * logarithms where they are more than 80 temperatures apart: where the official code's exponentials stay finite both
+ * agree, where they overflow (above 88 temperatures: NaN) ours goes on.
+ * When it fails, `result` and what commit would do are as before; grad and the arrays of `into` hold nothing of use.
+ * Errors: SD_ERR_ARGUMENT (sizes beyond those of creation, no prototypes, temperature not positive), SD_ERR_NUMERIC
+ * (NaN or infinity in features, prototypes or center), SD_ERR_THREAD. */
 SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student, const float *teacher, size_t samples,
                                        size_t views, const sd_prototypes *student_layer,
                                        const sd_prototypes *teacher_layer, double teacher_temp, float *grad,
                                        const sd_prototypes_gradient *into, sd_dino_result *result);
 
 /* center <- m center + (1-m) mean of the teacher's logits of all evaluations since the last commit; or forgets those.
- * Without an evaluation between, commit does nothing. DINO commits at the end of a step, DINOv2 before the next use: the
- * same numbers. */
+ * Without an evaluation between, commit does nothing. DINO commits at the end of a step, DINOv2 before the next use:
+ * the same numbers. */
 SD_API void sd_dino_loss_commit(sd_dino_loss *loss);
 SD_API void sd_dino_loss_discard(sd_dino_loss *loss);
-/* The center, K floats, writable, for saving and resuming. */
+/* The center, K floats, zeros at first, writable, for saving and resuming. Not used by SD_TARGET_SINKHORN. */
 SD_API float *sd_dino_loss_center(sd_dino_loss *loss);
 
-/* The loss of masked patches (iBOT): weight * sum_r weights[r] CE_r / images over `count` rows, targets and center as
- * above. */
+/* The loss of masked patches (iBOT): sum_r weights[r] CE_r / images over `count` rows, targets and center as above.
+ *   student, teacher  count rows of dim: the same patches, which the student did not see
+ *   weights           count; official: 1/(masked patches of the row's image)
+ *   images            all global crops of the batch, masked or not
+ * Memory: logits of some rows at a time (192 K floats) and, with SD_TARGET_SINKHORN, max_rows K floats. */
 typedef struct sd_patch_loss sd_patch_loss;
 SD_API sd_status sd_patch_loss_create(sd_context *context, const sd_dino_config *config, size_t max_rows, size_t dim,
                                       size_t prototypes, sd_patch_loss **loss);
 SD_API void sd_patch_loss_destroy(sd_patch_loss *loss);
-/* `weight` multiplies the gradients, not the value that `result` receives. 0 rows: 0. Else as sd_dino_loss_evaluate. */
+/* `weight` multiplies the gradients, not the value that `result` receives. 0 rows: 0, and the center does not change.
+ * Else as sd_dino_loss_evaluate. */
 SD_API sd_status sd_patch_loss_evaluate(sd_patch_loss *loss, const float *student, const float *teacher, size_t count,
                                         const float *weights, size_t images, const sd_prototypes *student_layer,
                                         const sd_prototypes *teacher_layer, double teacher_temp, double weight,
@@ -240,8 +266,8 @@ SD_API float *sd_patch_loss_center(sd_patch_loss *loss);
 
 /* ---- KoLeo: DINOv2 -------------------------------------------------------------------------- */
 
-/* KoLeo (A. Sablayrolles et al., ICLR 2019): -mean log |u_i - u_n(i)|, u the rows divided by their lengths, n(i) the row
- * nearest to i. The gradient reaches both rows of a pair. */
+/* KoLeo (A. Sablayrolles et al., ICLR 2019): -mean log |u_i - u_n(i)|, u the rows divided by their lengths, n(i) the
+ * row nearest to i. The gradient reaches both rows of a pair. */
 typedef struct sd_koleo sd_koleo;
 SD_API sd_status sd_koleo_create(sd_context *context, size_t max_rows, size_t max_dim, sd_koleo **koleo);
 SD_API void sd_koleo_destroy(sd_koleo *koleo);

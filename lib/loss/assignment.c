@@ -1,17 +1,27 @@
 /* Cross-entropy of student rows against the teacher's assignments to prototypes, a tile of rows at a time.
  *
  *     teacher  q = softmax((Y W_t' - center) / temp), or Sinkhorn-Knopp over the rows of the whole evaluation
- *     student  CE = sum_k T_k (lse(z/temp_s) - z_k/temp_s), z = X W_s', T the sum of one or two q
- *     dz = weight/temp_s (|T| softmax(z/temp_s) - T),  dX = dz W_s,  dW_s += dz' X
+ *     student  CE = sum_k T_k (lse(l) - l_k), l = X W_s' / temp_s, T the sum of one or two q
+ *     dl = weight (|T| softmax(l) - T),  dX = dl W_s / temp_s,  dW_s = dl' X / temp_s
  *
- * Only logits of a tile exist, in one buffer, where they become assignments (teacher) and gradients (student). */
+ * Threads take pieces of SD_LOGIT_PIECE prototypes: while the logits of a tile with these are in the cache, they are
+ * made, looked at, and (in the last of three sections) turned into slopes and multiplied back. W is never formed (see
+ * prototypes.h), and dW goes to its place at once, so that beside the parameters there are only the tile's logits. */
 #include "loss/prototypes.h"
-#include "math/products.h"
+#include "math/math.h"
 
 #include <math.h>
 #include <string.h>
 
-#define COLUMNS_OF_A_TASK ((size_t)1024)
+/* dX is a sum over prototypes: at most so many parts of it are summed on their own, so that threads can share the
+ * work. */
+#define MAX_PARTS ((size_t)16)
+#define ROWS_OF_A_TASK ((size_t)16)
+
+/* Of one row within one piece. */
+typedef struct piece_sums {
+    float largest, sum, dot;
+} piece_sums;
 
 struct sd_assignment {
     sd_context *context;
@@ -19,19 +29,24 @@ struct sd_assignment {
     sd_dino_config config;
     size_t p, prototypes, ld; /* ld: distance of rows of logits */
     size_t max_teacher, max_student, all_teacher;
-    float *student_weights, *teacher_weights, *dweights; /* K x p */
-    float *teacher_logits, *student_logits;
-    float *teacher_rows, *student_rows, *dstudent;
+    size_t pieces, parts, pieces_of_a_part;
+    float *teacher_logits, *student_logits; /* of a tile: then assignments, and slopes */
+    piece_sums *teacher_sums, *student_sums; /* pieces x rows of a tile */
+    float *row_largest, *row_share;         /* of a tile's student rows */
+    float *teacher_rows, *student_rows, *dstudent, *dstudent_parts; /* of a tile; parts x max_student x p */
     size_t *teacher_numbers;
     sd_assigned_row *rows;
     double *losses;
-    float *center;
-    double *pending;      /* sum of the teacher's logits since the last commit */
-    double *teacher_sum;  /* of them in this evaluation; they count once it has succeeded */
-    double *mean_target;  /* sum of its assignments in this evaluation */
-    uint64_t pending_rows, target_rows;
-    float *scores;        /* Sinkhorn: all teacher logits, then their exponentials */
+    float *student_factors, *teacher_factors; /* K */
+    double *inverse_lengths;                  /* K: 1/|v| of the student's */
+    double *along;                            /* K: see sd_prototypes_backward */
+    double *logit_sums, *target_sums;         /* K: of the teacher's <y, v> and assignments in this evaluation */
+    float *center;                            /* K */
+    double *pending;                          /* K: sum of the teacher's logits since the last commit */
+    uint64_t pending_rows;
+    float *scores; /* Sinkhorn: all_teacher x ld */
     double *row_factors, *column_factors;
+    float *score_checks; /* pieces: 0, or NaN when a logit is not finite */
 };
 
 /* ---- create and destroy -------------------------------------------------------------------- */
@@ -45,6 +60,8 @@ static sd_status check_config(const sd_dino_config *config) {
                "dino.student_temp is %g: it must be above 0", config->student_temp);
     SD_REQUIRE(config->center_momentum >= 0.0 && config->center_momentum <= 1.0, SD_ERR_ARGUMENT,
                "dino.center_momentum is %g: it must be in [0, 1]", config->center_momentum);
+    for (size_t i = 0; i < sizeof(config->reserved) / sizeof(*config->reserved); i++)
+        SD_REQUIRE(config->reserved[i] == 0, SD_ERR_ARGUMENT, "dino.reserved[%zu] is not 0: set by a newer header?", i);
     return SD_OK;
 }
 
@@ -55,6 +72,46 @@ SD_API void sd_dino_config_init(sd_dino_config *config) {
                                    .sinkhorn_iterations = 3,
                                    .student_temp = 0.1,
                                    .center_momentum = 0.9};
+}
+
+static sd_status allocate_all(sd_assignment *a) {
+    sd_context *context = a->context;
+    size_t K = a->prototypes, sums = a->pieces, scores;
+    a->teacher_logits = SD_NEW_ARRAY(context, float, a->max_teacher *a->ld);
+    a->student_logits = SD_NEW_ARRAY(context, float, a->max_student *a->ld);
+    a->teacher_sums = SD_NEW_ARRAY(context, piece_sums, sums *a->max_teacher);
+    a->student_sums = SD_NEW_ARRAY(context, piece_sums, sums *a->max_student);
+    a->row_largest = SD_NEW_ARRAY(context, float, a->max_student);
+    a->row_share = SD_NEW_ARRAY(context, float, a->max_student);
+    a->teacher_rows = SD_NEW_ARRAY(context, float, a->max_teacher *a->p);
+    a->student_rows = SD_NEW_ARRAY(context, float, a->max_student *a->p);
+    a->dstudent = SD_NEW_ARRAY(context, float, a->max_student *a->p);
+    a->dstudent_parts = SD_NEW_ARRAY(context, float, a->parts *a->max_student *a->p);
+    a->teacher_numbers = SD_NEW_ARRAY(context, size_t, a->max_teacher);
+    a->rows = SD_NEW_ARRAY(context, sd_assigned_row, a->max_student);
+    a->losses = SD_NEW_ARRAY(context, double, a->max_student);
+    a->student_factors = SD_NEW_ARRAY(context, float, K);
+    a->teacher_factors = SD_NEW_ARRAY(context, float, K);
+    a->inverse_lengths = SD_NEW_ARRAY(context, double, K);
+    a->along = SD_NEW_ARRAY(context, double, K);
+    a->logit_sums = SD_NEW_ARRAY(context, double, K);
+    a->target_sums = SD_NEW_ARRAY(context, double, K);
+    a->center = SD_NEW_ARRAY(context, float, K);
+    a->pending = SD_NEW_ARRAY(context, double, K);
+    if (!a->teacher_logits || !a->student_logits || !a->teacher_sums || !a->student_sums || !a->row_largest ||
+        !a->row_share || !a->teacher_rows || !a->student_rows || !a->dstudent || !a->dstudent_parts ||
+        !a->teacher_numbers || !a->rows || !a->losses || !a->student_factors || !a->teacher_factors ||
+        !a->inverse_lengths || !a->along || !a->logit_sums || !a->target_sums || !a->center || !a->pending)
+        return SD_ERR_MEMORY;
+    if (a->config.target != SD_TARGET_SINKHORN)
+        return SD_OK;
+    SD_REQUIRE(sd_size_mul(a->all_teacher, a->ld, &scores), SD_ERR_MEMORY,
+               "the logits of %zu rows do not fit into memory", a->all_teacher);
+    a->scores = SD_NEW_ARRAY(context, float, scores);
+    a->row_factors = SD_NEW_ARRAY(context, double, a->all_teacher);
+    a->column_factors = SD_NEW_ARRAY(context, double, K);
+    a->score_checks = SD_NEW_ARRAY(context, float, a->pieces);
+    return a->scores && a->row_factors && a->column_factors && a->score_checks ? SD_OK : SD_ERR_MEMORY;
 }
 
 sd_status sd_assignment_create(sd_context *context, const sd_dino_config *source, size_t p, size_t prototypes,
@@ -81,113 +138,256 @@ sd_status sd_assignment_create(sd_context *context, const sd_dino_config *source
     a->max_teacher = max_teacher;
     a->max_student = max_student;
     a->all_teacher = all_teacher;
-    size_t scores = 0;
-    if (config.target == SD_TARGET_SINKHORN && !sd_size_mul(all_teacher, a->ld, &scores)) {
-        status = sd_fail(SD_ERR_MEMORY, "the logits of %zu rows do not fit into memory", all_teacher);
-        goto cleanup;
-    }
-    a->student_weights = SD_NEW_ARRAY(context, float, prototypes *p);
-    a->teacher_weights = SD_NEW_ARRAY(context, float, prototypes *p);
-    a->dweights = SD_NEW_ARRAY(context, float, prototypes *p);
-    a->teacher_logits = SD_NEW_ARRAY(context, float, max_teacher *a->ld);
-    a->student_logits = SD_NEW_ARRAY(context, float, max_student *a->ld);
-    a->teacher_rows = SD_NEW_ARRAY(context, float, max_teacher *p);
-    a->student_rows = SD_NEW_ARRAY(context, float, max_student *p);
-    a->dstudent = SD_NEW_ARRAY(context, float, max_student *p);
-    a->teacher_numbers = SD_NEW_ARRAY(context, size_t, max_teacher);
-    a->rows = SD_NEW_ARRAY(context, sd_assigned_row, max_student);
-    a->losses = SD_NEW_ARRAY(context, double, max_student);
-    a->center = SD_NEW_ARRAY(context, float, prototypes);
-    a->pending = SD_NEW_ARRAY(context, double, prototypes);
-    a->teacher_sum = SD_NEW_ARRAY(context, double, prototypes);
-    a->mean_target = SD_NEW_ARRAY(context, double, prototypes);
-    bool complete = a->student_weights && a->teacher_weights && a->dweights && a->teacher_logits &&
-                    a->student_logits && a->teacher_rows && a->student_rows && a->dstudent && a->teacher_numbers &&
-                    a->rows && a->losses && a->center && a->pending && a->teacher_sum && a->mean_target;
-    if (complete && config.target == SD_TARGET_SINKHORN) {
-        a->scores = SD_NEW_ARRAY(context, float, scores);
-        a->row_factors = SD_NEW_ARRAY(context, double, all_teacher);
-        a->column_factors = SD_NEW_ARRAY(context, double, prototypes);
-        complete = a->scores && a->row_factors && a->column_factors;
-    }
-    if (!complete) {
-        status = SD_ERR_MEMORY;
-        goto cleanup;
-    }
+    a->pieces = sd_size_ceil(prototypes, SD_LOGIT_PIECE);
+    a->pieces_of_a_part = sd_size_ceil(a->pieces, MAX_PARTS);
+    a->parts = sd_size_ceil(a->pieces, a->pieces_of_a_part);
+    SD_TRY(allocate_all(a));
     *out = a;
-    return SD_OK;
 cleanup:
-    sd_assignment_destroy(a);
+    if (status != SD_OK)
+        sd_assignment_destroy(a);
     return status;
 }
 
 void sd_assignment_destroy(sd_assignment *a) {
     if (a == NULL)
         return;
-    void *arrays[] = {a->student_weights, a->teacher_weights, a->dweights, a->teacher_logits, a->student_logits,
-                      a->teacher_rows, a->student_rows, a->dstudent, a->teacher_numbers, a->rows, a->losses,
-                      a->center, a->pending, a->teacher_sum, a->mean_target, a->scores, a->row_factors,
-                      a->column_factors};
+    void *arrays[] = {a->teacher_logits,  a->student_logits, a->teacher_sums,    a->student_sums,    a->row_largest,
+                      a->row_share,       a->teacher_rows,   a->student_rows,    a->dstudent,        a->dstudent_parts,
+                      a->teacher_numbers, a->rows,           a->losses,          a->student_factors, a->teacher_factors,
+                      a->inverse_lengths, a->along,          a->logit_sums,      a->target_sums,     a->center,
+                      a->pending,         a->scores,         a->row_factors,     a->column_factors,  a->score_checks};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         sd_release(a->context, arrays[i]);
     sd_release(a->context, a);
 }
 
 float *sd_assignment_center(sd_assignment *a) { return a->center; }
-size_t sd_assignment_max_student(const sd_assignment *a) { return a->max_student; }
 
-/* ---- an evaluation ------------------------------------------------------------------------- */
+/* ---- the teacher --------------------------------------------------------------------------- */
 
-static float inverse(double temperature) { return (float)(1.0 / temperature); }
-
-typedef struct scale_work {
+/* What the tasks of a section get. */
+typedef struct assignment_work {
     sd_assignment *a;
-    float factor;
-} scale_work;
+    const sd_assignment_pass *pass;
+    const sd_assignment_tile *tile;
+} assignment_work;
 
-static void scale_task(void *work, size_t row, size_t thread) {
-    (void)thread;
-    const scale_work *job = work;
-    job->a->kernels->center_logits(job->a->scores + row * job->a->ld, NULL, job->a->prototypes, job->factor);
+/* <x_i, v_k> of rows x with the prototypes of one piece into logits (rows, distance ld). Returns the piece's width. */
+static size_t piece_products(const sd_assignment *a, size_t piece, const float *x, size_t rows,
+                             const sd_prototypes *layer, float *logits) {
+    size_t first = piece * SD_LOGIT_PIECE, width = sd_size_min(SD_LOGIT_PIECE, a->prototypes - first);
+    sd_sgemm(false, true, rows, width, a->p, 1.0f, x, a->p, layer->weight_v + first * a->p, a->p, 0.0f, logits + first,
+             a->ld);
+    return width;
 }
 
-/* The factors of all rows and columns, from all teacher rows. */
+static void add_rows(const float *rows, size_t count, size_t ld, size_t width, double *sums) {
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < width; j++)
+            sums[j] += (double)rows[i * ld + j];
+}
+
+static void score_task(void *work, size_t piece, size_t thread) {
+    (void)thread;
+    const assignment_work *job = work;
+    sd_assignment *a = job->a;
+    size_t first = piece * SD_LOGIT_PIECE, rows = job->pass->teacher_count;
+    size_t width = piece_products(a, piece, job->pass->teacher, rows, job->pass->teacher_layer, a->scores);
+    a->score_checks[piece] = 0.0f;
+    for (size_t i = 0; i < rows; i++)
+        a->score_checks[piece] +=
+            a->kernels->scale_logits(a->scores + i * a->ld + first, a->teacher_factors + first, width);
+}
+
 static sd_status begin_sinkhorn(sd_assignment *a, const sd_assignment_pass *pass) {
-    sd_product product = sd_linear_forward(pass->teacher, pass->teacher_count, a->p, a->teacher_weights, a->prototypes,
-                                           a->scores);
-    product.ldc = a->ld;
-    scale_work job = {a, inverse(pass->teacher_temp)};
-    sd_status status;
-    SD_TRY(sd_run_products(a->context, &product, 1, NULL, NULL));
-    SD_TRY(sd_run(a->context, scale_task, &job, pass->teacher_count));
-    SD_TRY(sd_sinkhorn(a->context, a->kernels, a->scores, pass->teacher_count, a->prototypes, a->ld,
-                       a->config.sinkhorn_iterations, a->row_factors, a->column_factors));
-cleanup:
-    return status;
+    assignment_work job = {a, pass, NULL};
+    float nothing = 0.0f;
+    sd_status status = sd_run(a->context, score_task, &job, a->pieces);
+    if (status != SD_OK)
+        return status;
+    for (size_t piece = 0; piece < a->pieces; piece++)
+        nothing += a->score_checks[piece];
+    SD_REQUIRE(nothing == 0.0f, SD_ERR_NUMERIC, "the teacher's logits are not finite: its prototypes may not be");
+    return sd_sinkhorn(a->context, a->kernels, a->scores, pass->teacher_count, a->prototypes, a->ld,
+                       a->config.sinkhorn_iterations, a->row_factors, a->column_factors);
 }
 
 sd_status sd_assignment_begin(sd_assignment *a, const sd_assignment_pass *pass) {
-    SD_REQUIRE(pass->student_layer != NULL && pass->teacher_layer != NULL, SD_ERR_ARGUMENT, "the prototypes are NULL");
-    SD_REQUIRE(pass->student_layer->weight_v != NULL && pass->teacher_layer->weight_v != NULL, SD_ERR_ARGUMENT,
-               "weight_v of the prototypes is NULL");
-    SD_REQUIRE(pass->student_layer->count == a->prototypes && pass->teacher_layer->count == a->prototypes,
-               SD_ERR_ARGUMENT, "%zu and %zu prototypes: the loss was created for %zu", pass->student_layer->count,
-               pass->teacher_layer->count, a->prototypes);
+    const sd_prototypes *layers[] = {pass->student_layer, pass->teacher_layer};
+    for (size_t i = 0; i < 2; i++) {
+        const char *whose = i == 0 ? "student" : "teacher";
+        SD_REQUIRE(layers[i] != NULL, SD_ERR_ARGUMENT, "the %s's prototypes are NULL", whose);
+        SD_REQUIRE(layers[i]->weight_v != NULL, SD_ERR_ARGUMENT, "weight_v of the %s's prototypes is NULL", whose);
+        SD_REQUIRE(layers[i]->count == a->prototypes, SD_ERR_ARGUMENT,
+                   "the %s has %zu prototypes: the loss was created for %zu", whose, layers[i]->count, a->prototypes);
+    }
     SD_REQUIRE(pass->teacher_temp > 0.0 && isfinite(pass->teacher_temp), SD_ERR_ARGUMENT,
                "teacher_temp is %g: it must be above 0", pass->teacher_temp);
     sd_status status;
-    memset(a->mean_target, 0, a->prototypes * sizeof *a->mean_target);
-    memset(a->teacher_sum, 0, a->prototypes * sizeof *a->teacher_sum);
-    a->target_rows = 0;
-    if (pass->gradient)
-        memset(a->dweights, 0, a->prototypes * a->p * sizeof *a->dweights);
-    SD_TRY(sd_prototypes_weights(a->context, pass->student_layer, a->p, a->student_weights));
-    SD_TRY(sd_prototypes_weights(a->context, pass->teacher_layer, a->p, a->teacher_weights));
+    memset(a->logit_sums, 0, a->prototypes * sizeof *a->logit_sums);
+    memset(a->target_sums, 0, a->prototypes * sizeof *a->target_sums);
+    memset(a->along, 0, a->prototypes * sizeof *a->along);
+    SD_TRY(sd_prototypes_factors(a->context, pass->student_layer, a->p, a->config.student_temp, a->student_factors,
+                                 a->inverse_lengths));
+    SD_TRY(sd_prototypes_factors(a->context, pass->teacher_layer, a->p, pass->teacher_temp, a->teacher_factors, NULL));
     if (a->config.target == SD_TARGET_SINKHORN)
         SD_TRY(begin_sinkhorn(a, pass));
 cleanup:
     return status;
 }
+
+/* Exponentials of the teacher's logits with one piece's prototypes. */
+static void teacher_task(void *work, size_t piece, size_t thread) {
+    (void)thread;
+    const assignment_work *job = work;
+    sd_assignment *a = job->a;
+    size_t first = piece * SD_LOGIT_PIECE, rows = job->tile->teacher_count;
+    size_t width = piece_products(a, piece, job->tile->teacher, rows, job->pass->teacher_layer, a->teacher_logits);
+    add_rows(a->teacher_logits + first, rows, a->ld, width, a->logit_sums + first);
+    for (size_t i = 0; i < rows; i++) {
+        piece_sums *sums = &a->teacher_sums[piece * a->max_teacher + i];
+        a->kernels->softmax_piece(a->teacher_logits + i * a->ld + first, a->teacher_factors + first, a->center + first,
+                                  (float)(1.0 / job->pass->teacher_temp), width, &sums->largest, &sums->sum);
+    }
+}
+
+/* The sum of a row's exponentials less its largest logit, from those of its pieces. */
+static double row_sum(const piece_sums *sums, size_t pieces, size_t stride, float *largest) {
+    double sum = 0.0;
+    *largest = sums[0].largest;
+    for (size_t piece = 1; piece < pieces; piece++)
+        *largest = fmaxf(*largest, sums[piece * stride].largest);
+    for (size_t piece = 0; piece < pieces; piece++)
+        sum += (double)sums[piece * stride].sum * exp((double)sums[piece * stride].largest - (double)*largest);
+    return sum;
+}
+
+/* Each piece's sum becomes what its exponentials have to be multiplied with. */
+static sd_status finish_teacher(sd_assignment *a, const sd_assignment_tile *tile) {
+    for (size_t i = 0; i < tile->teacher_count; i++) {
+        float largest;
+        double sum = row_sum(a->teacher_sums + i, a->pieces, a->max_teacher, &largest);
+        for (size_t piece = 0; piece < a->pieces; piece++) {
+            piece_sums *sums = &a->teacher_sums[piece * a->max_teacher + i];
+            sums->sum = (float)(exp((double)sums->largest - (double)largest) / sum);
+        }
+    }
+    double nothing = 0.0;
+    for (size_t j = 0; j < a->prototypes; j++) {
+        double logit = a->logit_sums[j] * (double)a->teacher_factors[j] - (double)a->center[j];
+        nothing += logit - logit; /* 0, or NaN */
+    }
+    SD_REQUIRE(nothing == 0.0, SD_ERR_NUMERIC,
+               "the teacher's logits are not finite: its prototypes or the center may not be");
+    return SD_OK;
+}
+
+/* ---- the student --------------------------------------------------------------------------- */
+
+/* Assignments of the tile's teacher rows to one piece. */
+static void piece_targets(sd_assignment *a, const sd_assignment_tile *tile, size_t piece, size_t width) {
+    size_t first = piece * SD_LOGIT_PIECE;
+    for (size_t i = 0; i < tile->teacher_count; i++) {
+        float *q = a->teacher_logits + i * a->ld + first;
+        if (a->config.target == SD_TARGET_CENTER) {
+            float factor = a->teacher_sums[piece * a->max_teacher + i].sum;
+            for (size_t j = 0; j < width; j++)
+                q[j] *= factor;
+        } else {
+            const float *scores = a->scores + tile->teacher_numbers[i] * a->ld + first;
+            const double *v = a->column_factors + first, u = a->row_factors[tile->teacher_numbers[i]];
+            for (size_t j = 0; j < width; j++)
+                q[j] = (float)(u * v[j] * (double)scores[j]);
+        }
+    }
+    add_rows(a->teacher_logits + first, tile->teacher_count, a->ld, width, a->target_sums + first);
+}
+
+typedef struct row_targets {
+    const float *q0, *q1;
+} row_targets;
+
+static row_targets targets_of(const sd_assignment *a, const sd_assigned_row *row, size_t first) {
+    const float *q = a->teacher_logits + first;
+    return (row_targets){q + row->target[0] * a->ld, row->targets == 2 ? q + row->target[1] * a->ld : NULL};
+}
+
+static void student_task(void *work, size_t piece, size_t thread) {
+    (void)thread;
+    const assignment_work *job = work;
+    sd_assignment *a = job->a;
+    size_t first = piece * SD_LOGIT_PIECE, rows = job->tile->student_count;
+    size_t width = piece_products(a, piece, job->tile->student, rows, job->pass->student_layer, a->student_logits);
+    piece_targets(a, job->tile, piece, width);
+    for (size_t i = 0; i < rows; i++) {
+        piece_sums *sums = &a->student_sums[piece * a->max_student + i];
+        row_targets targets = targets_of(a, &job->tile->rows[i], first);
+        a->kernels->entropy_piece(a->student_logits + i * a->ld + first, a->student_factors + first, targets.q0,
+                                  targets.q1, width, &sums->largest, &sums->sum, &sums->dot);
+    }
+}
+
+/* The losses, and what each row's softmax needs. */
+static sd_status finish_student(sd_assignment *a, const sd_assignment_pass *pass, const sd_assignment_tile *tile) {
+    for (size_t i = 0; i < tile->student_count; i++) {
+        const sd_assigned_row *row = &tile->rows[i];
+        double total = (double)row->targets, dot = 0.0;
+        double sum = row_sum(a->student_sums + i, a->pieces, a->max_student, &a->row_largest[i]);
+        for (size_t piece = 0; piece < a->pieces; piece++)
+            dot += (double)a->student_sums[piece * a->max_student + i].dot;
+        tile->losses[i] = row->weight * (total * ((double)a->row_largest[i] + log(sum)) - dot);
+        a->row_share[i] = (float)(pass->gradient_weight * row->weight * total / sum);
+        /* Before any of it reaches a gradient; `dot` has every logit in it. */
+        SD_REQUIRE(isfinite(tile->losses[i]), SD_ERR_NUMERIC,
+                   "the cross-entropy is not finite: the prototypes or weights may not be");
+    }
+    return SD_OK;
+}
+
+/* dl in place of the logits, a part of dX, and dV of the part's prototypes. */
+static void slope_task(void *work, size_t part, size_t thread) {
+    (void)thread;
+    const assignment_work *job = work;
+    sd_assignment *a = job->a;
+    const sd_assignment_tile *tile = job->tile;
+    const sd_prototypes_gradient *into = job->pass->into;
+    size_t begin = part * a->pieces_of_a_part, end = sd_size_min(begin + a->pieces_of_a_part, a->pieces);
+    size_t p = a->p, rows = tile->student_count;
+    for (size_t piece = begin; piece < end; piece++) {
+        size_t first = piece * SD_LOGIT_PIECE, width = sd_size_min(SD_LOGIT_PIECE, a->prototypes - first);
+        float *logits = a->student_logits + first, along[SD_LOGIT_PIECE] = {0};
+        for (size_t i = 0; i < rows; i++) {
+            row_targets targets = targets_of(a, &tile->rows[i], first);
+            a->kernels->entropy_slope(logits + i * a->ld, a->student_factors + first, targets.q0, targets.q1, width,
+                                      a->row_largest[i], a->row_share[i],
+                                      (float)(job->pass->gradient_weight * tile->rows[i].weight), along);
+        }
+        for (size_t j = 0; j < width; j++)
+            a->along[first + j] += (double)along[j];
+        sd_sgemm(false, false, rows, p, width, 1.0f, logits, a->ld, job->pass->student_layer->weight_v + first * p, p,
+                 piece == begin ? 0.0f : 1.0f, a->dstudent_parts + part * a->max_student * p, p);
+        if (into != NULL && into->weight_v != NULL)
+            sd_sgemm(true, false, width, p, rows, 1.0f, logits, a->ld, tile->student, p, 1.0f,
+                     into->weight_v + first * p, p);
+    }
+}
+
+static void add_parts_task(void *work, size_t index, size_t thread) {
+    (void)thread;
+    const assignment_work *job = work;
+    const sd_assignment *a = job->a;
+    size_t first = index * ROWS_OF_A_TASK, rows = sd_size_min(ROWS_OF_A_TASK, job->tile->student_count - first);
+    float *sum = job->tile->dstudent + first * a->p;
+    memcpy(sum, a->dstudent_parts + first * a->p, rows * a->p * sizeof *sum);
+    for (size_t part = 1; part < a->parts; part++) {
+        const float *more = a->dstudent_parts + (part * a->max_student + first) * a->p;
+        for (size_t j = 0; j < rows * a->p; j++)
+            sum[j] += more[j];
+    }
+}
+
+/* ---- a tile, and the end ------------------------------------------------------------------- */
 
 sd_assignment_tile sd_assignment_tile_of(sd_assignment *a) {
     return (sd_assignment_tile){
@@ -200,114 +400,48 @@ sd_assignment_tile sd_assignment_tile_of(sd_assignment *a) {
     };
 }
 
-typedef struct tile_work {
-    sd_assignment *a;
-    const sd_assignment_pass *pass;
-    const sd_assignment_tile *tile;
-} tile_work;
-
-/* teacher_sum += sum over rows of the logits */
-static void teacher_sum_task(void *work, size_t index, size_t thread) {
-    (void)thread;
-    const tile_work *job = work;
-    sd_assignment *a = job->a;
-    size_t first = index * COLUMNS_OF_A_TASK, last = sd_size_min(first + COLUMNS_OF_A_TASK, a->prototypes);
-    for (size_t i = 0; i < job->tile->teacher_count; i++) {
-        const float *row = a->teacher_logits + i * a->ld;
-        for (size_t j = first; j < last; j++)
-            a->teacher_sum[j] += (double)row[j];
-    }
-}
-
-static void mean_target_task(void *work, size_t index, size_t thread) {
-    (void)thread;
-    const tile_work *job = work;
-    sd_assignment *a = job->a;
-    size_t first = index * COLUMNS_OF_A_TASK, last = sd_size_min(first + COLUMNS_OF_A_TASK, a->prototypes);
-    for (size_t i = 0; i < job->tile->teacher_count; i++) {
-        const float *row = a->teacher_logits + i * a->ld;
-        for (size_t j = first; j < last; j++)
-            a->mean_target[j] += (double)row[j];
-    }
-}
-
-/* The assignments of one teacher row, in place of its logits. */
-static void teacher_task(void *work, size_t i, size_t thread) {
-    (void)thread;
-    const tile_work *job = work;
-    sd_assignment *a = job->a;
-    float *row = a->teacher_logits + i * a->ld;
-    if (a->config.target == SD_TARGET_CENTER) {
-        a->kernels->center_logits(row, a->center, a->prototypes, inverse(job->pass->teacher_temp));
-        a->kernels->softmax(row, 1, a->prototypes, a->ld);
-        return;
-    }
-    size_t number = job->tile->teacher_numbers[i];
-    const float *scores = a->scores + number * a->ld;
-    double factor = a->row_factors[number];
-    for (size_t j = 0; j < a->prototypes; j++)
-        row[j] = (float)(factor * a->column_factors[j] * (double)scores[j]);
-}
-
-static void student_task(void *work, size_t i, size_t thread) {
-    (void)thread;
-    const tile_work *job = work;
-    sd_assignment *a = job->a;
-    const sd_assigned_row *row = &job->tile->rows[i];
-    const float *q0 = a->teacher_logits + row->target[0] * a->ld;
-    const float *q1 = row->targets == 2 ? a->teacher_logits + row->target[1] * a->ld : NULL;
-    float temperature = inverse(a->config.student_temp);
-    a->losses[i] = (double)row->weight * a->kernels->cross_entropy(a->student_logits + i * a->ld, q0, q1, a->prototypes,
-                                                                   a->ld, temperature, (float)row->targets,
-                                                                   job->pass->gradient_weight * row->weight *
-                                                                       temperature);
-}
-
 sd_status sd_assignment_run(sd_assignment *a, const sd_assignment_pass *pass, const sd_assignment_tile *tile) {
-    tile_work job = {a, pass, tile};
-    size_t columns = sd_size_ceil(a->prototypes, COLUMNS_OF_A_TASK), K = a->prototypes, p = a->p;
-    sd_product products[2];
+    assignment_work job = {a, pass, tile};
     sd_status status;
-    products[0] = sd_linear_forward(tile->student, tile->student_count, p, a->student_weights, K, a->student_logits);
-    products[1] = sd_linear_forward(tile->teacher, tile->teacher_count, p, a->teacher_weights, K, a->teacher_logits);
-    products[0].ldc = products[1].ldc = a->ld;
-    SD_TRY(sd_run_products(a->context, products, a->config.target == SD_TARGET_CENTER ? 2 : 1, NULL, NULL));
-    if (a->config.target == SD_TARGET_CENTER)
-        SD_TRY(sd_run(a->context, teacher_sum_task, &job, columns));
-    SD_TRY(sd_run(a->context, teacher_task, &job, tile->teacher_count));
-    SD_TRY(sd_run(a->context, mean_target_task, &job, columns));
-    SD_TRY(sd_run(a->context, student_task, &job, tile->student_count));
-    a->target_rows += tile->teacher_count;
-    if (!pass->gradient)
-        goto cleanup;
-    products[0] = sd_linear_backward(a->student_logits, tile->student_count, K, a->student_weights, p, tile->dstudent);
-    products[0].lda = a->ld;
-    products[1] = sd_linear_weight(a->student_logits, tile->student, tile->student_count, K, p, a->dweights);
-    products[1].lda = a->ld;
-    SD_TRY(sd_run_products(a->context, products, 2, NULL, NULL));
+    if (a->config.target == SD_TARGET_CENTER) {
+        SD_TRY(sd_run(a->context, teacher_task, &job, a->pieces));
+        SD_TRY(finish_teacher(a, tile));
+    }
+    SD_TRY(sd_run(a->context, student_task, &job, a->pieces));
+    SD_TRY(finish_student(a, pass, tile));
+    if (pass->gradient) {
+        SD_TRY(sd_run(a->context, slope_task, &job, a->parts));
+        SD_TRY(sd_run(a->context, add_parts_task, &job, sd_size_ceil(tile->student_count, ROWS_OF_A_TASK)));
+    }
 cleanup:
     return status;
 }
 
-sd_status sd_assignment_end(sd_assignment *a, const sd_assignment_pass *pass, const sd_prototypes_gradient *into,
-                            double *entropy) {
+sd_status sd_assignment_end(sd_assignment *a, const sd_assignment_pass *pass, double *entropy) {
+    const sd_prototypes_gradient *into = pass->into;
     *entropy = 0.0;
-    a->pending_rows += a->target_rows;
-    for (size_t j = 0; j < a->prototypes; j++)
-        a->pending[j] += a->teacher_sum[j];
-    for (size_t j = 0; j < a->prototypes && a->target_rows > 0; j++) {
-        double share = a->mean_target[j] / (double)a->target_rows;
+    for (size_t j = 0; j < a->prototypes; j++) {
+        double share = a->target_sums[j] / (double)pass->teacher_count;
         *entropy -= share > 0.0 ? share * log(share) : 0.0;
     }
-    if (!pass->gradient || into == NULL || (into->weight_v == NULL && into->weight_g == NULL))
-        return SD_OK;
-    return sd_prototypes_backward(a->context, pass->student_layer, a->p, a->dweights, into);
+    if (pass->gradient && into != NULL && (into->weight_v != NULL || into->weight_g != NULL)) {
+        sd_status status = sd_prototypes_backward(a->context, pass->student_layer, a->p, a->config.student_temp,
+                                                  a->inverse_lengths, a->along, into);
+        if (status != SD_OK)
+            return status;
+    }
+    if (a->config.target == SD_TARGET_CENTER) {
+        for (size_t j = 0; j < a->prototypes; j++)
+            a->pending[j] += a->logit_sums[j] * (double)a->teacher_factors[j] * pass->teacher_temp;
+        a->pending_rows += pass->teacher_count;
+    }
+    return SD_OK;
 }
 
 /* ---- the center ---------------------------------------------------------------------------- */
 
 void sd_assignment_commit(sd_assignment *a) {
-    if (a->config.target == SD_TARGET_CENTER && a->pending_rows > 0) {
+    if (a->pending_rows > 0) {
         double keep = a->config.center_momentum, rows = (double)a->pending_rows;
         for (size_t j = 0; j < a->prototypes; j++)
             a->center[j] = (float)(keep * (double)a->center[j] + (1.0 - keep) * (a->pending[j] / rows));

@@ -2,11 +2,11 @@
 #include "loss/features.h"
 #include "loss/prototypes.h"
 
-#include <math.h>
 #include <string.h>
 
-/* Student rows of a tile: enough that the products run at their rate, few enough that their logits stay small. */
-#define TILE_ROWS    ((size_t)96)
+/* Student rows of a tile: enough that the products run at their rate, few enough that their logits stay small (48 MiB
+ * with 65,536 prototypes). */
+#define TILE_ROWS ((size_t)192)
 #define GLOBAL_VIEWS ((size_t)2)
 
 struct sd_dino_loss {
@@ -30,9 +30,9 @@ SD_API sd_status sd_dino_loss_create(sd_context *context, const sd_dino_config *
     loss->max_views = max_views;
     loss->dim = dim;
     loss->tile_samples = sd_size_min(sd_size_max(TILE_ROWS / max_views, 1), max_samples);
-    sd_status status =
-        sd_assignment_create(context, config, dim, prototypes, GLOBAL_VIEWS * loss->tile_samples,
-                             max_views * loss->tile_samples, GLOBAL_VIEWS * max_samples, &loss->assignment);
+    sd_status status = sd_assignment_create(context, config, dim, prototypes, GLOBAL_VIEWS * loss->tile_samples,
+                                            max_views * loss->tile_samples, GLOBAL_VIEWS * max_samples,
+                                            &loss->assignment);
     if (status != SD_OK) {
         sd_dino_loss_destroy(loss);
         return status;
@@ -60,7 +60,7 @@ static sd_assignment_tile fill_tile(sd_dino_loss *loss, const float *student, co
         for (size_t i = 0; i < n; i++)
             tile.teacher_numbers[view * n + i] = view * samples + first + i;
     }
-    float weight = (float)(1.0 / ((double)(GLOBAL_VIEWS * views - GLOBAL_VIEWS) * (double)samples));
+    double weight = 1.0 / ((double)(GLOBAL_VIEWS * views - GLOBAL_VIEWS) * (double)samples);
     for (size_t view = 0; view < views; view++) {
         memcpy(tile.student + view * n * dim, student + (view * samples + first) * dim, n * dim * sizeof *student);
         for (size_t i = 0; i < n; i++) {
@@ -78,10 +78,7 @@ SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student,
                                        const sd_prototypes *teacher_layer, double teacher_temp, float *grad,
                                        const sd_prototypes_gradient *into, sd_dino_result *result) {
     SD_REQUIRE(loss != NULL && student != NULL && teacher != NULL && result != NULL, SD_ERR_ARGUMENT, "%s is NULL",
-               loss == NULL      ? "loss"
-               : student == NULL ? "student"
-               : teacher == NULL ? "teacher"
-                                 : "result");
+               loss == NULL ? "loss" : student == NULL ? "student" : teacher == NULL ? "teacher" : "result");
     SD_REQUIRE(samples >= 1 && samples <= loss->max_samples, SD_ERR_ARGUMENT, "samples is %zu: it must be 1 to %zu",
                samples, loss->max_samples);
     SD_REQUIRE(views >= GLOBAL_VIEWS && views <= loss->max_views, SD_ERR_ARGUMENT, "views is %zu: it must be 2 to %zu",
@@ -89,29 +86,32 @@ SD_API sd_status sd_dino_loss_evaluate(sd_dino_loss *loss, const float *student,
     sd_status status;
     SD_TRY(sd_check_finite("student's features", student, views * samples, loss->dim));
     SD_TRY(sd_check_finite("teacher's features", teacher, GLOBAL_VIEWS * samples, loss->dim));
-    memset(result, 0, sizeof *result);
+    sd_dino_result values = {0};
     sd_assignment_pass pass = {.student_layer = student_layer,
                                .teacher_layer = teacher_layer,
                                .teacher_temp = teacher_temp,
-                               .gradient = grad != NULL,
-                               .gradient_weight = 1.0f,
                                .teacher = teacher,
-                               .teacher_count = GLOBAL_VIEWS * samples};
+                               .teacher_count = GLOBAL_VIEWS * samples,
+                               .gradient = grad != NULL,
+                               .gradient_weight = 1.0,
+                               .into = into};
     SD_TRY(sd_assignment_begin(loss->assignment, &pass));
-    for (size_t first = 0; first < samples; first += loss->tile_samples) {
-        size_t n = sd_size_min(loss->tile_samples, samples - first), dim = loss->dim;
+    /* tiles of nearly equal size, because each reads all prototypes */
+    size_t step = sd_size_ceil(samples, sd_size_ceil(samples, loss->tile_samples)), dim = loss->dim;
+    for (size_t first = 0; first < samples; first += step) {
+        size_t n = sd_size_min(step, samples - first);
         sd_assignment_tile tile = fill_tile(loss, student, teacher, samples, views, first, n);
         SD_TRY(sd_assignment_run(loss->assignment, &pass, &tile));
         for (size_t row = 0; row < tile.student_count; row++)
-            *(row < GLOBAL_VIEWS * n ? &result->global_loss : &result->local_loss) += tile.losses[row];
+            *(row < GLOBAL_VIEWS * n ? &values.global_loss : &values.local_loss) += tile.losses[row];
         for (size_t view = 0; grad != NULL && view < views; view++)
             memcpy(grad + (view * samples + first) * dim, tile.dstudent + view * n * dim, n * dim * sizeof *grad);
     }
-    result->loss = result->local_loss + result->global_loss;
-    SD_EXPECT(isfinite(result->loss), SD_ERR_NUMERIC, "the cross-entropy is not finite: the prototypes may not be");
-    SD_TRY(sd_assignment_end(loss->assignment, &pass, into, &result->target_entropy));
-    result->effective_rank = sd_effective_rank(student, samples, loss->dim);
-    result->similarity = sd_mean_similarity(student, samples, loss->dim);
+    SD_TRY(sd_assignment_end(loss->assignment, &pass, &values.target_entropy));
+    values.loss = values.local_loss + values.global_loss;
+    values.effective_rank = sd_effective_rank(student, samples, dim);
+    values.similarity = sd_mean_similarity(student, samples, dim);
+    *result = values;
 cleanup:
     return status;
 }

@@ -15,15 +15,17 @@ SD_API sd_status sd_patch_cosine(const float *student, const float *teacher, siz
     double sum = 0.0;
     for (size_t r = 0; r < count; r++) {
         const float *s = student + r * dim, *t = teacher + r * dim;
-        double length_s = fmax(sqrt(sd_dot(s, s, dim)), NORM_FLOOR), length_t = fmax(sqrt(sd_dot(t, t, dim)), NORM_FLOOR);
-        double cosine = sd_dot(s, t, dim) / (length_s * length_t), factor = -(double)weights[r] / (double)images;
-        SD_REQUIRE(isfinite(cosine), SD_ERR_NUMERIC, "row %zu of the patches has a value that is not finite", r);
-        SD_REQUIRE(isfinite(factor), SD_ERR_NUMERIC, "the weight of row %zu of the patches is %g", r, (double)weights[r]);
+        double length = sqrt(sd_dot(s, s, dim)), length_t = fmax(sqrt(sd_dot(t, t, dim)), NORM_FLOOR);
+        double length_s = fmax(length, NORM_FLOOR), cosine = sd_dot(s, t, dim) / (length_s * length_t);
+        double factor = -(double)weights[r] / (double)images;
+        SD_REQUIRE(isfinite(length + factor * cosine), SD_ERR_NUMERIC,
+                   "row %zu of the patches has a value or weight that is not finite", r);
         sum += factor * cosine;
         if (grad == NULL)
             continue;
-        /* d cos/ds = (t/|t| - cos s/|s|) / |s| */
-        float along_t = (float)(factor / (length_s * length_t)), along_s = (float)(factor * cosine / (length_s * length_s));
+        /* d cos/ds = (t/|t| - cos s/|s|) / |s|; a length that was clamped is a constant */
+        float along_t = (float)(factor / (length_s * length_t));
+        float along_s = length > NORM_FLOOR ? (float)(factor * cosine / (length_s * length_s)) : 0.0f;
         for (size_t j = 0; j < dim; j++)
             grad[r * dim + j] = along_t * t[j] - along_s * s[j];
     }

@@ -320,69 +320,87 @@ static void attend_one_backward(const float *restrict q, const float *restrict k
     }
 }
 
-static void center_logits(float *restrict z, const float *restrict center, size_t n, float inverse_temperature) {
-    if (center == NULL) {
-        SD_SIMD
+static void row_squares(const float *restrict x, size_t rows, size_t n, double *restrict squares) {
+    for (size_t i = 0; i < rows; i++, x += n) {
+        double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
         for (size_t j = 0; j < n; j++)
-            z[j] *= inverse_temperature;
-    } else {
-        SD_SIMD
-        for (size_t j = 0; j < n; j++)
-            z[j] = (z[j] - center[j]) * inverse_temperature;
+            sum += (double)x[j] * (double)x[j];
+        squares[i] = sum;
     }
 }
 
-/* Sums over tens of thousands of terms are taken in pieces, added up in double. */
-#define SD_ENTROPY_PIECE 1024
+static float scale_logits(float *restrict x, const float *restrict factor, size_t n) {
+    float nothing = 0.0f;
+#pragma omp simd reduction(+ : nothing)
+    for (size_t j = 0; j < n; j++) {
+        x[j] *= factor[j];
+        nothing += x[j] - x[j];
+    }
+    return nothing;
+}
 
-static double cross_entropy(float *restrict z, const float *restrict q0, const float *restrict q1, size_t n,
-                            size_t padded, float inverse_temperature, float total, float scale) {
-    double dot = 0.0;
-    float largest = -FLT_MAX;
-    for (size_t first = 0; first < n; first += SD_ENTROPY_PIECE) {
-        size_t last = first + SD_ENTROPY_PIECE < n ? first + SD_ENTROPY_PIECE : n;
-        float sum = 0.0f;
-        if (q1 == NULL) {
-#pragma omp simd reduction(+ : sum) reduction(max : largest)
-            for (size_t j = first; j < last; j++) {
-                z[j] *= inverse_temperature;
-                largest = z[j] > largest ? z[j] : largest;
-                sum += q0[j] * z[j];
-            }
-        } else {
-#pragma omp simd reduction(+ : sum) reduction(max : largest)
-            for (size_t j = first; j < last; j++) {
-                z[j] *= inverse_temperature;
-                largest = z[j] > largest ? z[j] : largest;
-                sum += (q0[j] + q1[j]) * z[j];
-            }
-        }
-        dot += (double)sum;
+static void softmax_piece(float *restrict x, const float *restrict factor, const float *restrict center,
+                          float inverse_temperature, size_t n, float *largest, float *sum) {
+    float high = -FLT_MAX, total = 0.0f;
+#pragma omp simd reduction(max : high)
+    for (size_t j = 0; j < n; j++) {
+        x[j] = factor[j] * x[j] - inverse_temperature * center[j];
+        high = x[j] > high ? x[j] : high;
     }
-    for (size_t j = n; j < padded; j++)
-        z[j] = -1e30f;
-    double exponentials = 0.0;
-    for (size_t first = 0; first < padded; first += SD_ENTROPY_PIECE) {
-        size_t last = first + SD_ENTROPY_PIECE < padded ? first + SD_ENTROPY_PIECE : padded;
-        float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-        for (size_t j = first; j < last; j++) {
-            z[j] = exp_kernel(z[j] - largest);
-            sum += z[j];
-        }
-        exponentials += (double)sum;
+#pragma omp simd reduction(+ : total)
+    for (size_t j = 0; j < n; j++) {
+        x[j] = exp_kernel(x[j] - high);
+        total += x[j];
     }
-    const float factor = scale * total * (float)(1.0 / exponentials);
+    *largest = high;
+    *sum = total;
+}
+
+static void entropy_piece(const float *restrict x, const float *restrict factor, const float *restrict q0,
+                          const float *restrict q1, size_t n, float *largest, float *sum, float *dot) {
+    float high = -FLT_MAX, total = 0.0f, product = 0.0f;
+    if (q1 == NULL) {
+#pragma omp simd reduction(+ : product) reduction(max : high)
+        for (size_t j = 0; j < n; j++) {
+            float logit = factor[j] * x[j];
+            high = logit > high ? logit : high;
+            product += q0[j] * logit;
+        }
+    } else {
+#pragma omp simd reduction(+ : product) reduction(max : high)
+        for (size_t j = 0; j < n; j++) {
+            float logit = factor[j] * x[j];
+            high = logit > high ? logit : high;
+            product += (q0[j] + q1[j]) * logit;
+        }
+    }
+#pragma omp simd reduction(+ : total)
+    for (size_t j = 0; j < n; j++)
+        total += exp_kernel(factor[j] * x[j] - high);
+    *largest = high;
+    *sum = total;
+    *dot = product;
+}
+
+static void entropy_slope(float *restrict x, const float *restrict factor, const float *restrict q0,
+                          const float *restrict q1, size_t n, float largest, float share, float weight,
+                          float *restrict along) {
     if (q1 == NULL) {
         SD_SIMD
-        for (size_t j = 0; j < n; j++)
-            z[j] = factor * z[j] - scale * q0[j];
+        for (size_t j = 0; j < n; j++) {
+            float slope = share * exp_kernel(factor[j] * x[j] - largest) - weight * q0[j];
+            along[j] += slope * x[j];
+            x[j] = slope * factor[j];
+        }
     } else {
         SD_SIMD
-        for (size_t j = 0; j < n; j++)
-            z[j] = factor * z[j] - scale * (q0[j] + q1[j]);
+        for (size_t j = 0; j < n; j++) {
+            float slope = share * exp_kernel(factor[j] * x[j] - largest) - weight * (q0[j] + q1[j]);
+            along[j] += slope * x[j];
+            x[j] = slope * factor[j];
+        }
     }
-    return (double)total * ((double)largest + log(exponentials)) - dot;
 }
 
 static void exp_array(const float *restrict x, float *restrict y, size_t count) {
@@ -407,7 +425,10 @@ const sd_kernels SD_KERNELS = {
     .softmax_backward = softmax_backward,
     .attend_one = attend_one,
     .attend_one_backward = attend_one_backward,
-    .cross_entropy = cross_entropy,
-    .center_logits = center_logits,
+    .row_squares = row_squares,
+    .scale_logits = scale_logits,
+    .softmax_piece = softmax_piece,
+    .entropy_piece = entropy_piece,
+    .entropy_slope = entropy_slope,
     .exp = exp_array,
 };

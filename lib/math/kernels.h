@@ -11,6 +11,9 @@
 /* Rows that softmax works on are padded to this many floats. */
 #define SD_ROW_PAD 16
 
+/* Sums of floats over more than this are taken in pieces, which are added up in double. */
+#define SD_LOGIT_PIECE 1024
+
 /* Floats of a row of `count` with its padding. */
 static inline size_t sd_padded_row(size_t count) { return (count + SD_ROW_PAD - 1) / SD_ROW_PAD * SD_ROW_PAD; }
 
@@ -56,13 +59,23 @@ typedef struct sd_kernels {
     void (*attend_one_backward)(const float *q, const float *k, const float *v, const float *p, const float *do_,
                                 size_t tokens, size_t n, size_t ld, float scale, float *work, float *dq, float *dk,
                                 float *dv, size_t ldd);
-    /* Cross-entropy of one row against targets q0 + q1 (q1 NULL: q0 alone), whose sum is `total`: returns sum_j T_j (lse -
-     * t z_j), lse = log sum e^(t z), and leaves scale * (total * softmax(t z) - T) in z. t = inverse_temperature. `padded`
-     * as of softmax. */
-    double (*cross_entropy)(float *z, const float *q0, const float *q1, size_t n, size_t padded,
-                            float inverse_temperature, float total, float scale);
-    /* z <- t (z - center); center NULL: 0. */
-    void (*center_logits)(float *z, const float *center, size_t n, float inverse_temperature);
+    /* squares[i] = |x_i|^2. */
+    void (*row_squares)(const float *x, size_t rows, size_t n, double *squares);
+
+    /* Softmax and cross-entropy of rows too long for one visit, in pieces of at most SD_LOGIT_PIECE: a piece knows its
+     * largest logit and the sum of exponentials less that, from which the caller finds those of the row. x holds
+     * products that are not logits yet: factor[j] is to be multiplied into column j. */
+    /* x *= factor. Returns 0, or NaN when a logit is not finite. */
+    float (*scale_logits)(float *x, const float *factor, size_t n);
+    /* l = factor x - inverse_temperature center; x <- e^(l - largest). */
+    void (*softmax_piece)(float *x, const float *factor, const float *center, float inverse_temperature, size_t n,
+                          float *largest, float *sum);
+    /* l = factor x, which is left as it is; dot = sum_j T_j l_j with the targets T = q0 + q1 (q1 NULL: q0 alone). */
+    void (*entropy_piece)(const float *x, const float *factor, const float *q0, const float *q1, size_t n,
+                          float *largest, float *sum, float *dot);
+    /* dl = share e^(factor x - largest) - weight T; along += dl x; x <- dl factor. */
+    void (*entropy_slope)(float *x, const float *factor, const float *q0, const float *q1, size_t n, float largest,
+                          float share, float weight, float *along);
     /* For tests: exp and the normal distribution function as the kernels compute them. */
     void (*exp)(const float *x, float *y, size_t count);
 } sd_kernels;

@@ -149,6 +149,12 @@ static void test_patch_cosine(void **state) {
         weights[i] = 1.0f;
     assert_int_equal(sd_patch_cosine(teacher + 2 * DIM, teacher + 2 * DIM, 5, DIM, weights, 5, grad, &loss), SD_OK);
     assert_true(fabs(loss + 1.0) < 1e-12); /* a row and itself */
+    /* shorter than the clamp of 1e-8, a row's length is a constant: the cosine's slope is -w t/(|t| 1e-8) / images */
+    const float short_row[3] = {1e-9f, 0.0f, 0.0f}, other[3] = {1.0f, 2.0f, 2.0f};
+    assert_int_equal(sd_patch_cosine(short_row, other, 1, 3, weights, 4, grad, &loss), SD_OK);
+    assert_true(fabs(loss + 0.25 * 0.1 / 3.0) < 1e-8);
+    for (size_t j = 0; j < 3; j++)
+        assert_true(fabs((double)grad[j] + 0.25 * (double)other[j] / 3.0 * 1e8) < 10.0);
     refused(sd_patch_cosine(NULL, teacher, 2, DIM, weights, 4, grad, &loss), SD_ERR_ARGUMENT, "student is NULL");
     refused(sd_patch_cosine(x, NULL, 2, DIM, weights, 4, grad, &loss), SD_ERR_ARGUMENT, "teacher is NULL");
     refused(sd_patch_cosine(x, teacher, 2, DIM, NULL, 4, grad, &loss), SD_ERR_ARGUMENT, "weights is NULL");
@@ -216,7 +222,8 @@ static void test_failing_allocations(void **state) {
     assert_int_equal(memory.live, 0);
 }
 
-/* DINO at its published size: 65,536 prototypes, ten views of 64 samples. All its logits would take 160 MiB. */
+/* DINO at its published size: 65,536 prototypes, ten views of 64 samples. All its logits would take 160 MiB; less than
+ * one copy of the prototypes (64 MiB) has to do, whatever the batch. */
 static void test_memory_of_dino(void **state) {
     (void)state;
     const size_t prototypes = 65536, dim = 256;
@@ -225,7 +232,7 @@ static void test_memory_of_dino(void **state) {
     size_t before = memory.live_bytes;
     sd_dino_loss *loss;
     assert_int_equal(sd_dino_loss_create(context, NULL, 64, 10, dim, prototypes, &loss), SD_OK);
-    size_t taken = memory.peak_bytes - before, allowed = 3 * prototypes * dim * 4 + ((size_t)64 << 20);
+    size_t taken = memory.peak_bytes - before, allowed = prototypes * dim * 4;
     if (taken >= allowed)
         fail_msg("%zu bytes were taken, %zu are allowed", taken, allowed);
     sd_dino_loss_destroy(loss);
@@ -258,8 +265,11 @@ static void test_repeated_evaluations(void **state) {
         }
         assert_memory_equal(&results[0], &results[1], sizeof results[0]);
         assert_memory_equal(grad[0], grad[1], 24 * 8 * sizeof(float));
+        double most = 0.0; /* products are added to what is there: equal but for rounding */
         for (size_t j = 0; j < 50 * 8; j++)
-            assert_true(dv[1][j] == 2.0f * dv[0][j]);
+            most = fmax(most, fabs((double)dv[0][j]));
+        for (size_t j = 0; j < 50 * 8; j++)
+            assert_true(fabs((double)dv[1][j] - 2.0 * (double)dv[0][j]) <= 1e-6 * most);
         for (int i = 0; i < 2; i++) {
             free(dv[i]);
             free(grad[i]);

@@ -221,8 +221,84 @@ static void test_attend_one(void **state) {
     }
 }
 
+/* The pieces of long softmax rows, at widths that vectors do not divide, with one and two targets. */
+static void test_logit_pieces(void **state) {
+    (void)state;
+    const size_t widths[] = {1, 7, 16, 33, 1000, SD_LOGIT_PIECE};
+    for (size_t k = 0; k < set_count; k++)
+        for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+            enum { MOST = SD_LOGIT_PIECE };
+            static float x[MOST], y[MOST], factor[MOST], center[MOST], q0[MOST], q1[MOST], along[MOST];
+            size_t n = widths[w];
+            for (size_t j = 0; j < n; j++) {
+                x[j] = sinf((float)(3 * j + 1));
+                factor[j] = 4.0f + 3.0f * cosf((float)j);
+                center[j] = 0.3f * sinf((float)(7 * j));
+                q0[j] = (float)(j % 5) / (float)n;
+                q1[j] = (float)(j % 3) / (float)n;
+            }
+            double squares, exact = 0.0;
+            sets[k]->row_squares(x, 1, n, &squares);
+            for (size_t j = 0; j < n; j++)
+                exact += (double)x[j] * (double)x[j];
+            assert_true(fabs(squares - exact) <= 1e-13 * (double)n);
+
+            float high, sum, dot;
+            memcpy(y, x, sizeof y);
+            double most = -INFINITY;
+            assert_true(sets[k]->scale_logits(y, factor, n) == 0.0f);
+            for (size_t j = 0; j < n; j++) {
+                assert_true(y[j] == x[j] * factor[j]);
+                most = fmax(most, (double)y[j]);
+            }
+            y[n / 2] = NAN;
+            assert_true(isnan(sets[k]->scale_logits(y, factor, n)));
+            y[n / 2] = INFINITY;
+            assert_true(isnan(sets[k]->scale_logits(y, factor, n)));
+
+            memcpy(y, x, sizeof y);
+            sets[k]->softmax_piece(y, factor, center, 2.5f, n, &high, &sum);
+            double total = 0.0;
+            for (size_t j = 0; j < n; j++) {
+                double power = exp((double)factor[j] * (double)x[j] - 2.5 * (double)center[j] - (double)high);
+                assert_true(power <= 1.000001 && fabs((double)y[j] - power) <= 3e-6 * power);
+                total += power;
+            }
+            assert_true(fabs((double)sum - total) <= 5e-6 * total);
+
+            for (int targets = 1; targets <= 2; targets++) {
+                const float *second = targets == 2 ? q1 : NULL;
+                double product = 0.0, scale = 0.0;
+                total = 0.0;
+                sets[k]->entropy_piece(x, factor, q0, second, n, &high, &sum, &dot);
+                assert_true((double)high >= most - 1e-6 && (double)high <= most + 1e-6);
+                for (size_t j = 0; j < n; j++) {
+                    double logit = (double)factor[j] * (double)x[j];
+                    double target = (double)q0[j] + (second ? (double)q1[j] : 0.0);
+                    total += exp(logit - (double)high);
+                    product += target * logit;
+                    scale += target * fabs(logit);
+                }
+                assert_true(fabs((double)sum - total) <= 5e-6 * total);
+                assert_true(fabs((double)dot - product) <= 1e-6 * scale);
+
+                memcpy(y, x, sizeof y);
+                for (size_t j = 0; j < n; j++)
+                    along[j] = 1.0f;
+                sets[k]->entropy_slope(y, factor, q0, second, n, high, 0.5f, 0.25f, along);
+                for (size_t j = 0; j < n; j++) {
+                    double power = exp((double)factor[j] * (double)x[j] - (double)high);
+                    double slope = 0.5 * power - 0.25 * ((double)q0[j] + (second ? (double)q1[j] : 0.0));
+                    assert_true(fabs((double)y[j] - slope * (double)factor[j]) <= 3e-5);
+                    assert_true(fabs((double)along[j] - 1.0 - slope * (double)x[j]) <= 5e-6);
+                }
+            }
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_logit_pieces),
         cmocka_unit_test(test_exp),     cmocka_unit_test(test_gelu),       cmocka_unit_test(test_layer_norm),
         cmocka_unit_test(test_softmax), cmocka_unit_test(test_attend_one),
     };

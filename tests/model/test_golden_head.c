@@ -12,17 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* y = features W', W the weight-normalised prototypes, which belong to lib/loss; L = sum(w y) has dW = w' features. Leaves
- * the gradient of the features in tail.dhead. */
+/* y = features W', W_k = factors_k v_k the weight-normalised prototypes, which belong to lib/loss; L = sum(w y) has dW
+ * = w' features. Leaves the gradient of the features in tail.dhead. */
 static void check_prototypes(const golden *archive, const sd_model *model, sd_activations *a, float *gradient) {
     const struct sd_head_layout *l = &model->layout.head[0];
     size_t p = (size_t)model->config.head_dim, K = (size_t)model->config.prototypes, rows = a->images;
     sd_prototypes layer = {model->parameters + l->prototype_direction, model->parameters + l->prototype_scale, K};
     sd_prototypes_gradient into = {gradient + l->prototype_direction, gradient + l->prototype_scale};
     float *weights = calloc(K * p, sizeof(float)), *dweights = calloc(K * p, sizeof(float));
-    float *y = calloc(rows * K, sizeof(float));
+    float *y = calloc(rows * K, sizeof(float)), *factors = calloc(K, sizeof(float));
+    double *inverse_lengths = calloc(K, sizeof(double)), *along = calloc(K, sizeof(double));
     const float *w = golden_f32(archive, "w");
-    assert_int_equal(sd_prototypes_weights(NULL, &layer, p, weights), SD_OK);
+    assert_int_equal(sd_prototypes_factors(NULL, &layer, p, 1.0, factors, inverse_lengths), SD_OK);
+    for (size_t i = 0; i < K * p; i++)
+        weights[i] = factors[i / p] * layer.weight_v[i];
     sd_product forward = sd_linear_forward(a->tail.features, rows, p, weights, K, y);
     assert_int_equal(sd_run_products(NULL, &forward, 1, NULL, NULL), SD_OK);
     golden_compare_f32(archive, "y", y, rows * K, golden_tolerance(archive, "y"));
@@ -35,7 +38,14 @@ static void check_prototypes(const golden *archive, const sd_model *model, sd_ac
         sd_linear_weight(w, a->tail.features, rows, K, p, dweights),
     };
     assert_int_equal(sd_run_products(NULL, backward, 2, NULL, NULL), SD_OK);
-    assert_int_equal(sd_prototypes_backward(NULL, &layer, p, dweights, &into), SD_OK);
+    for (size_t i = 0; i < K * p; i++) {
+        along[i / p] += (double)dweights[i] * (double)layer.weight_v[i];
+        into.weight_v[i] += factors[i / p] * dweights[i];
+    }
+    assert_int_equal(sd_prototypes_backward(NULL, &layer, p, 1.0, inverse_lengths, along, &into), SD_OK);
+    free(along);
+    free(inverse_lengths);
+    free(factors);
     free(y);
     free(dweights);
     free(weights);
