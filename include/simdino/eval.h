@@ -1,4 +1,5 @@
-/* eval.h - how good features are: nearest neighbours and the weighted k-NN classifier of DINO. */
+/* eval.h - how good features are: nearest neighbours and the weighted k-NN classifier of DINO; and what they show:
+ * attention, principal components and similarities of patches. */
 #ifndef SIMDINO_EVAL_H
 #define SIMDINO_EVAL_H
 
@@ -39,6 +40,44 @@ SD_API sd_status sd_knn_classify(sd_context *context, const float *train, const 
                                  const float *test, const int32_t *test_labels, size_t n_test, size_t d,
                                  size_t classes, size_t k, double temperature, int32_t *predictions,
                                  sd_knn_result *result);
+
+/* ---- pictures of what the network sees ----------------------------------------------------- */
+
+/* What the class token attends to: out of heads x T x T attentions (sd_token_outputs, T = 1 + registers + patches) the
+ * row of the class token, patches only: heads x patches, not renormalised. Thread-safe. Errors: SD_ERR_ARGUMENT. */
+SD_API sd_status sd_class_attention(const float *attention, size_t heads, size_t registers, size_t patches, float *out);
+
+/* Which patches have the largest attentions that together make up `share` (0..1) of the sum, as in DINO's
+ * visualize_attention.py: sorted upwards, divided by their sum and cumulated, those are kept whose cumulated sum is
+ * above 1 - share. mask receives 1 (kept) or 0 for each patch of one head.
+ * Thread-safe. Errors: SD_ERR_ARGUMENT, SD_ERR_NUMERIC (an attention is negative or not finite), SD_ERR_MEMORY. */
+SD_API sd_status sd_attention_mask(const float *attention, size_t patches, double share, uint8_t *mask);
+
+/* Principal components of n rows of width d, in double precision. All outputs may be NULL.
+ *   mean      d
+ *   axes      components x d: the directions of largest variance, largest first, of length 1; the entry of largest
+ *             magnitude is positive
+ *   variance  components: along each of them, with n - 1 in the denominator
+ *   share     components: of the total variance
+ *   scores    n x components: the centred rows along the axes
+ * Memory: the centred rows, and a square matrix of the smaller of n and d. The context may be NULL.
+ * Errors: SD_ERR_ARGUMENT (n < 2, components above n or d), SD_ERR_NUMERIC, SD_ERR_MEMORY. */
+SD_API sd_status sd_pca(sd_context *context, const float *rows, size_t n, size_t d, size_t ld, size_t components,
+                        double *mean, double *axes, double *variance, double *share, double *scores);
+
+/* Patch tokens as colours, as DINOv2 shows them: the first three principal components of all n tokens (of one picture,
+ * or of several that are to share their colours), each brought to 0..1 from its smallest to its largest value.
+ *   colors      n x 3 (red, green, blue), 0..1; may be NULL
+ *   foreground  n: 1 where the first component is positive, or not positive if that is more than half; may be NULL
+ *   foreground_only  1: the components are those of the foreground alone, and the rest is 0
+ * Errors: as sd_pca; SD_ERR_ARGUMENT also for fewer than 3 tokens, dimensions, or tokens in the foreground. */
+SD_API sd_status sd_patch_colors(sd_context *context, const float *tokens, size_t n, size_t d, size_t ld,
+                                 int32_t foreground_only, double *colors, uint8_t *foreground);
+
+/* Cosine similarities of token `patch` to all n tokens; 0 with a token of zeros. Thread-safe.
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_NUMERIC. */
+SD_API sd_status sd_patch_similarity(const float *tokens, size_t n, size_t d, size_t ld, size_t patch,
+                                     float *similarity);
 
 #ifdef __cplusplus
 }

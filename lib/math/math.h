@@ -26,5 +26,9 @@ const char *sd_gemm_name(void);
 size_t sd_dpotrf_lower(size_t n, double *a, size_t lda);
 /* From that factor, the inverse of A: its lower triangle in place. Returns 0, or a 1-based zero pivot. */
 size_t sd_dpotri_lower(size_t n, double *a, size_t lda);
+/* The `count` largest eigenvalues, largest first, and their eigenvectors (count rows of n, of length 1) of the symmetric
+ * matrix whose lower triangle is given; the matrix is destroyed. Errors: SD_ERR_MEMORY, SD_ERR_NUMERIC. */
+sd_status sd_dsyev_largest(sd_context *context, size_t n, double *a, size_t lda, size_t count, double *values,
+                           double *vectors);
 
 #endif
