@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "font.h"
-#include "png.h"
+#include "png_writer.h"
 
 canvas *canvas_create(int width, int height) {
     canvas *picture = malloc(sizeof *picture);

@@ -4,19 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "feature_rows.h"
+#include "network.h"
 #include "npy.h"
 #include "options.h"
 #include "program.h"
-#include "sources.h"
 
 typedef struct rate_settings {
-    const char *file, *weights, *data;
+    network_options net;
+    const char *file, *data;
     double eps;
-    bool normalize, student, head;
+    bool normalize;
     int32_t split;
     uint64_t limit;
-    int32_t threads;
 } rate_settings;
 
 /* Adds the outer products of `count` rows, at most 8, to the upper triangle of the d x d matrix `gram`, which passes
@@ -110,31 +109,27 @@ static int print_rate(npy_matrix *z, const rate_settings *s) {
 }
 
 static int rate_of_embeddings(const rate_settings *s, sd_context *context) {
-    sd_pretrainer_config trained = {.size = sizeof trained};
-    sd_model *model = NULL;
-    sd_status status = sd_checkpoint_info(context, s->weights, &trained, NULL);
-    if (status == SD_OK) {
-        status = sd_model_load(context, s->weights, s->student ? 0 : 1, &model);
-    }
-    if (status != SD_OK) {
-        return failed("cannot load the network", status);
-    }
+    network net = {0};
     source data = {0};
     features rows = {0};
-    int result = EXIT_FAILED;
+    int result = network_open(context, &s->net, &net);
+    if (result != EXIT_OK) {
+        return result;
+    }
+    result = EXIT_FAILED;
     if (source_open(context, s->data, NULL, &data) == 0) {
+        source_set_channels(&data, net.shape.channels);
         const sd_dataset *images = s->split == 0 ? data.train : data.test;
-        sd_embed_kind kind = s->head ? SD_EMBED_HEAD : SD_EMBED_CLASS;
         if (images == NULL) {
             complain("%s brings no test images", s->data);
-        } else if (features_of_model(context, model, &trained, images, s->limit, kind, "embed", &rows) == 0) {
+        } else if (network_features(context, &net, &s->net, images, s->limit, "embed", &rows) == 0) {
             npy_matrix z = {.rows = (size_t)rows.count, .columns = rows.dim, .floats = rows.rows};
             result = print_rate(&z, s);
         }
     }
     features_free(&rows);
     source_close(&data);
-    sd_model_destroy(model);
+    network_close(&net);
     return result;
 }
 
@@ -150,7 +145,7 @@ static int rate_of_file(const rate_settings *s) {
 
 int command_coding_rate(int argc, char **argv) {
     static const char *const splits[] = {"train", "test", NULL};
-    rate_settings s = {.eps = 0.05};
+    rate_settings s = {.net = NETWORK_OPTIONS_DEFAULT, .eps = 0.05};
     option options[] = {
         {.kind = OPTION_REAL,
          .name = "eps",
@@ -164,12 +159,7 @@ int command_coding_rate(int argc, char **argv) {
          .target = &s.normalize,
          .help = "divide each row by its length first"},
         {.kind = OPTION_HEADING, .name = "Embeddings instead of a file"},
-        {.kind = OPTION_TEXT,
-         .name = "weights",
-         .letter = 'w',
-         .value = "FILE",
-         .target = &s.weights,
-         .help = "the checkpoint of simdino pretrain"},
+        WEIGHTS_OPTION(s.net),
         {.kind = OPTION_TEXT, .name = "data", .value = "PATH", .target = &s.data, .help = SOURCE_PATH_HELP},
         {.kind = OPTION_CHOICE,
          .name = "split",
@@ -184,21 +174,12 @@ int command_coding_rate(int argc, char **argv) {
          .least = 0,
          .most = 1e15,
          .help = "only the first N images (default: 0, all)"},
-        {.kind = OPTION_FLAG,
-         .name = "student",
-         .target = &s.student,
-         .help = "the student network (default: teacher)"},
-        {.kind = OPTION_FLAG,
-         .name = "head",
-         .target = &s.head,
-         .help = "the projection head's output (default: the backbone's class token)"},
-        {.kind = OPTION_INT,
-         .name = "threads",
-         .value = "N",
-         .target = &s.threads,
-         .least = 0,
-         .most = 4096,
-         .help = "threads to compute with (default: 0, all)"},
+        ON_ERROR_OPTION,
+        NETWORK_CHOICE_OPTIONS(s.net),
+        HEAD_OPTION(s.net),
+        FEATURES_OPTIONS(s.net),
+        PREPARE_OPTIONS(s.net),
+        THREADS_OPTION(s.net.threads),
     };
     option_set set = {
         .command = "coding-rate",
@@ -215,17 +196,17 @@ int command_coding_rate(int argc, char **argv) {
         return outcome == OPTIONS_HELP ? EXIT_OK : EXIT_WRONG_USAGE;
     }
     options_apply(&set);
-    if ((s.file != NULL) == (s.weights != NULL || s.data != NULL)) {
+    if ((s.file != NULL) == (s.net.weights != NULL || s.data != NULL)) {
         return options_wrong(&set, "name either a .npy file, or --weights and --data");
     }
     if (s.file != NULL) {
         return rate_of_file(&s);
     }
-    if (s.weights == NULL || s.data == NULL) {
-        return options_wrong(&set, "--%s is missing", s.weights == NULL ? "weights" : "data");
+    if (s.net.weights == NULL || s.data == NULL) {
+        return options_wrong(&set, "--%s is missing", s.net.weights == NULL ? "weights" : "data");
     }
     catch_interrupts();
-    sd_context *context = open_context(s.threads);
+    sd_context *context = open_context(s.net.threads);
     int result = context != NULL ? rate_of_embeddings(&s, context) : EXIT_FAILED;
     sd_context_destroy(context);
     return interrupted() ? EXIT_INTERRUPTED : result;

@@ -4,17 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "image_folder.h"
 #include "program.h"
 #include "progress.h"
-
-const char *const feature_words[] = {
-    [SD_EMBED_CLASS] = "class", [SD_EMBED_HEAD] = "head", [SD_EMBED_MEAN] = "mean", [SD_EMBED_CLASS_MEAN] = "class-mean",
-    NULL};
 
 static int allocate(const sd_dataset *dataset, uint64_t limit, size_t dim, features *result) {
     uint64_t count = sd_dataset_count(dataset);
     count = limit > 0 && limit < count ? limit : count;
-    *result = (features){NULL, count, dim};
+    *result = (features){.count = count, .dim = dim};
     if (count <= SIZE_MAX / sizeof(float) / dim) {
         result->rows = malloc((size_t)count * dim * sizeof(float));
     }
@@ -27,6 +24,8 @@ static int allocate(const sd_dataset *dataset, uint64_t limit, size_t dim, featu
 
 void features_free(features *result) {
     free(result->rows);
+    free(result->labels);
+    free(result->images);
     *result = (features){0};
 }
 
@@ -46,6 +45,36 @@ static void copy_pixels(const sd_image *image, float *row) {
     }
 }
 
+/* One image as a row: its pixels, or those of a smaller copy. 0 or -1. */
+static int take_pixels(const sd_dataset *dataset, uint64_t number, const sd_image *image, uint64_t limit,
+                       features *result) {
+    bool resized = image_folder_of(dataset) != NULL;
+    size_t side = PIXELS_SIDE, channels = (size_t)image->channels;
+    size_t dim = resized ? side * side * channels : image->width * image->height * channels;
+    if (number == 0 && allocate(dataset, limit, dim, result) != 0) {
+        return -1;
+    }
+    if (dim != result->dim) {
+        complain("image %llu has %zu values, the first one %zu: raw pixels can only be compared at equal size",
+                 (unsigned long long)number, dim, result->dim);
+        return -1;
+    }
+    if (!resized) {
+        copy_pixels(image, result->rows + (size_t)number * dim);
+        return 0;
+    }
+    uint8_t small[PIXELS_SIDE * PIXELS_SIDE * 3];
+    sd_status status =
+        sd_image_resize(image, 0, 0, image->height, image->width, SD_FILTER_BICUBIC, side, side, small);
+    if (status != SD_OK) {
+        failed("cannot resize an image", status);
+        return -1;
+    }
+    sd_image view = {.pixels = small, .width = side, .height = side, .channels = image->channels};
+    copy_pixels(&view, result->rows + (size_t)number * dim);
+    return 0;
+}
+
 int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *result) {
     *result = (features){0};
     for (uint64_t i = 0; i == 0 || i < result->count; i++) {
@@ -57,19 +86,11 @@ int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *resu
             features_free(result);
             return -1;
         }
-        size_t dim = image.width * image.height * (size_t)image.channels;
-        int outcome = 0;
-        if (i == 0) {
-            outcome = allocate(dataset, limit, dim, result);
-        } else if (dim != result->dim) {
-            complain("image %llu has %zu values, the first one %zu: raw pixels can only be compared at equal size",
-                     (unsigned long long)i, dim, result->dim);
+        int outcome = take_pixels(dataset, i, &image, limit, result);
+        sd_dataset_release(dataset, i, token);
+        if (outcome == 0 && interrupted()) {
             outcome = -1;
         }
-        if (outcome == 0) {
-            copy_pixels(&image, result->rows + (size_t)i * dim);
-        }
-        sd_dataset_release(dataset, i, token);
         if (outcome != 0) {
             features_free(result);
             return -1;
@@ -78,18 +99,50 @@ int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *resu
     return 0;
 }
 
-int features_of_model(sd_context *context, const sd_model *model, const sd_pretrainer_config *trained,
-                      const sd_dataset *dataset, uint64_t limit, sd_embed_kind kind, const char *what,
-                      features *result) {
-    *result = (features){0};
-    sd_embed_config config;
-    sd_embed_config_init(&config);
-    config.kind = (int32_t)kind;
-    memcpy(config.mean, trained->augment.mean, sizeof config.mean);
-    memcpy(config.std, trained->augment.std, sizeof config.std);
+void features_prepare(const sd_pretrainer_config *trained, const sd_dataset *dataset, sd_embed_config *config) {
+    sd_embed_config_init(config);
+    memcpy(config->mean, trained->augment.mean, sizeof config->mean);
+    memcpy(config->std, trained->augment.std, sizeof config->std);
+    if (image_folder_of(dataset) != NULL) {
+        config->crop = trained->model.image_size;
+        config->resize = (config->crop * 8 + 3) / 7; /* 256 for 224 */
+        config->batch = 16;                          /* photographs are in memory as they are, all of a batch */
+    }
+}
 
+int features_keep_readable(const sd_dataset *dataset, features *result) {
+    const int32_t *labels = sd_dataset_labels(dataset);
+    const image_folder *folder = image_folder_of(dataset);
+    result->images = malloc((size_t)result->count * sizeof *result->images);
+    result->labels = labels != NULL ? malloc((size_t)result->count * sizeof *result->labels) : NULL;
+    if (result->images == NULL || (labels != NULL && result->labels == NULL)) {
+        complain("out of memory");
+        features_free(result);
+        return -1;
+    }
+    uint64_t kept = 0;
+    for (uint64_t i = 0; i < result->count; i++) {
+        if (folder != NULL && image_folder_broken(folder, i)) {
+            continue;
+        }
+        if (kept < i) {
+            memcpy(result->rows + kept * result->dim, result->rows + i * result->dim, result->dim * sizeof(float));
+        }
+        result->images[kept] = i;
+        if (labels != NULL) {
+            result->labels[kept] = labels[i];
+        }
+        kept++;
+    }
+    result->count = kept;
+    return 0;
+}
+
+int features_of_dataset(sd_context *context, const sd_model *model, const sd_embed_config *config,
+                        const sd_dataset *dataset, uint64_t limit, const char *what, features *result) {
+    *result = (features){0};
     sd_embedder *embedder = NULL;
-    sd_status status = sd_embedder_create(context, model, &config, &embedder);
+    sd_status status = sd_embedder_create(context, model, config, &embedder);
     if (status != SD_OK) {
         failed("cannot prepare the network", status);
         return -1;
@@ -113,4 +166,13 @@ int features_of_model(sd_context *context, const sd_model *model, const sd_pretr
     }
     sd_embedder_destroy(embedder);
     return outcome;
+}
+
+int features_of_model(sd_context *context, const sd_model *model, const sd_pretrainer_config *trained,
+                      const sd_dataset *dataset, uint64_t limit, sd_embed_kind kind, const char *what,
+                      features *result) {
+    sd_embed_config config;
+    features_prepare(trained, dataset, &config);
+    config.kind = (int32_t)kind;
+    return features_of_dataset(context, model, &config, dataset, limit, what, result);
 }

@@ -4,25 +4,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "feature_rows.h"
 #include "neighbors.h"
+#include "network.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
 #include "progress.h"
-#include "sources.h"
 
 typedef enum centering { CENTER_AUTO, CENTER_ON, CENTER_OFF, CENTER_BOTH } centering;
 
 typedef struct knn_settings {
-    const char *weights, *data, *test_data, *picture;
+    network_options net;
+    const char *data, *test_data, *picture;
     int32_t k;
     double temperature;
     int32_t center;
-    int32_t features; /* sd_embed_kind */
-    bool student, head, only_trained;
+    bool only_trained;
     uint64_t train_limit, test_limit;
-    int32_t threads;
 } knn_settings;
 
 typedef struct knn_run {
@@ -30,8 +28,7 @@ typedef struct knn_run {
     sd_context *context;
     source data;
     int32_t classes;
-    sd_pretrainer_config trained; /* of the checkpoint */
-    sd_model *model;              /* its network */
+    network net;
 } knn_run;
 
 /* Accuracy of one kind of features, which are normalised in place (and centred first, when `center` is true); prints a
@@ -58,8 +55,8 @@ static int measure(const knn_run *r, const char *name, features *train, features
     sd_knn_result result = {0};
     if (status == SD_OK) {
         progress_begin("neighbours", 0, test->count);
-        status = sd_knn_classify(r->context, train->rows, sd_dataset_labels(r->data.train), (size_t)train->count,
-                                 test->rows, sd_dataset_labels(r->data.test), (size_t)test->count, train->dim,
+        status = sd_knn_classify(r->context, train->rows, train->labels, (size_t)train->count,
+                                 test->rows, test->labels, (size_t)test->count, train->dim,
                                  (size_t)r->classes, (size_t)r->settings->k, r->settings->temperature, NULL, &result);
         progress_end();
     }
@@ -75,14 +72,16 @@ static int measure(const knn_run *r, const char *name, features *train, features
 }
 
 static int copy(const features *from, features *to) {
-    *to = *from;
+    *to = (features){.count = from->count, .dim = from->dim};
     to->rows = malloc((size_t)from->count * from->dim * sizeof(float));
-    if (to->rows == NULL) {
-        *to = (features){0};
+    to->labels = malloc((size_t)from->count * sizeof *to->labels);
+    if (to->rows == NULL || to->labels == NULL) {
+        features_free(to);
         complain("out of memory");
         return EXIT_FAILED;
     }
     memcpy(to->rows, from->rows, (size_t)from->count * from->dim * sizeof(float));
+    memcpy(to->labels, from->labels, (size_t)from->count * sizeof *to->labels);
     return EXIT_OK;
 }
 
@@ -109,40 +108,53 @@ static int measure_forms(const knn_run *r, const char *name, features *train, fe
     return measure(r, name, train, test, form == CENTER_ON);
 }
 
+/* Whether images that cannot be read have left what k-NN needs. */
+static bool enough(const knn_run *r, const features *train, const features *test) {
+    if (train->count >= (uint64_t)r->settings->k && test->count > 0) {
+        return true;
+    }
+    complain("only %llu training and %llu test images can be read", (unsigned long long)train->count,
+             (unsigned long long)test->count);
+    return false;
+}
+
 /* ---- the three rows of the table ----------------------------------------------------------- */
 
 static int measure_pixels(const knn_run *r) {
     features train = {0}, test = {0};
     int result = EXIT_FAILED;
+    const char *name = r->data.train_images != NULL ? "raw pixels, 32 x 32" : "raw pixels";
     if (features_of_pixels(r->data.train, r->settings->train_limit, &train) == 0 &&
-        features_of_pixels(r->data.test, r->settings->test_limit, &test) == 0) {
-        result = measure_forms(r, "raw pixels", &train, &test, CENTER_ON);
+        features_of_pixels(r->data.test, r->settings->test_limit, &test) == 0 &&
+        features_keep_readable(r->data.train, &train) == 0 && features_keep_readable(r->data.test, &test) == 0 &&
+        enough(r, &train, &test)) {
+        result = measure_forms(r, name, &train, &test, CENTER_ON);
     }
     features_free(&train);
     features_free(&test);
     return result;
 }
 
-/* Class token and mean of the patches count alike, although a mean is shorter. */
-static void normalize_halves(features *f) {
-    size_t half = f->dim / 2;
-    for (size_t i = 0; i < 2; i++) {
-        sd_normalize_rows(f->rows + i * half, (size_t)f->count, half, f->dim, NULL);
-    }
+/* Class tokens and the mean of the patches count alike, although a mean is shorter. */
+static void normalize_parts(features *f, size_t class_width) {
+    sd_normalize_rows(f->rows, (size_t)f->count, class_width, f->dim, NULL);
+    sd_normalize_rows(f->rows + class_width, (size_t)f->count, f->dim - class_width, f->dim, NULL);
 }
 
-static int measure_model(const knn_run *r, const char *name, const sd_model *model, const char *picture) {
+static int measure_model(const knn_run *r, const char *name, sd_model *model, const char *picture) {
     const knn_settings *s = r->settings;
-    sd_embed_kind kind = s->head ? SD_EMBED_HEAD : (sd_embed_kind)s->features;
     features train = {0}, test = {0};
+    network net = r->net;
+    net.model = model;
     int result = EXIT_FAILED;
-    if (features_of_model(r->context, model, &r->trained, r->data.train, s->train_limit, kind, "embed training images",
-                          &train) == 0 &&
-        features_of_model(r->context, model, &r->trained, r->data.test, s->test_limit, kind, "embed test images",
-                          &test) == 0) {
-        if (kind == SD_EMBED_CLASS_MEAN) {
-            normalize_halves(&train);
-            normalize_halves(&test);
+    if (network_features(r->context, &net, &s->net, r->data.train, s->train_limit, "embed training images", &train) ==
+            0 &&
+        network_features(r->context, &net, &s->net, r->data.test, s->test_limit, "embed test images", &test) == 0 &&
+        enough(r, &train, &test)) {
+        if (!s->net.head && s->net.features == SD_EMBED_CLASS_MEAN) {
+            size_t class_width = train.dim - (size_t)net.shape.dim;
+            normalize_parts(&train, class_width);
+            normalize_parts(&test, class_width);
         }
         result = measure_forms(r, name, &train, &test, CENTER_OFF);
     }
@@ -158,11 +170,11 @@ static int measure_model(const knn_run *r, const char *name, const sd_model *mod
 
 static int measure_untrained(const knn_run *r) {
     sd_model *model = NULL;
-    sd_status status = sd_model_create(r->context, &r->trained.model, &model);
+    sd_status status = sd_model_create(r->context, &r->net.shape, &model);
     if (status != SD_OK) {
         return failed("cannot make the untrained network", status);
     }
-    sd_model_initialize(model, r->trained.seed);
+    sd_model_initialize(model, r->net.trained.seed);
     int result = measure_model(r, "untrained network", model, NULL);
     sd_model_destroy(model);
     return result;
@@ -177,19 +189,16 @@ static uint64_t limited(const sd_dataset *dataset, uint64_t limit) {
 
 static int prepare(knn_run *r) {
     const knn_settings *s = r->settings;
-    if (s->weights != NULL) {
-        r->trained.size = sizeof r->trained;
-        sd_status status = sd_checkpoint_info(r->context, s->weights, &r->trained, NULL);
-        if (status == SD_OK) {
-            status = sd_model_load(r->context, s->weights, s->student ? 0 : 1, &r->model);
-        }
-        if (status != SD_OK) {
-            return failed("cannot load the network", status);
+    if (s->net.weights != NULL) {
+        int result = network_open(r->context, &s->net, &r->net);
+        if (result != EXIT_OK) {
+            return result;
         }
     }
     if (source_open(r->context, s->data, s->test_data, &r->data) != 0) {
         return EXIT_FAILED;
     }
+    source_set_channels(&r->data, s->net.weights != NULL ? r->net.shape.channels : r->data.channels);
     if (r->data.test == NULL) {
         complain("%s brings no test images: name some with --test-data", s->data);
         return EXIT_FAILED;
@@ -219,15 +228,15 @@ static int run_knn(knn_run *r) {
            (unsigned long long)limited(r->data.test, s->test_limit));
     printf("  %-34s %5s  %7s  %7s  %9s\n", "features", "width", "top-1", "top-5", "search");
     fflush(stdout);
-    if (!s->only_trained || s->weights == NULL) {
+    if (!s->only_trained || s->net.weights == NULL) {
         result = measure_pixels(r);
     }
-    if (result == EXIT_OK && s->weights != NULL && !s->only_trained) {
+    if (result == EXIT_OK && s->net.weights != NULL && !s->only_trained) {
         result = measure_untrained(r);
     }
-    if (result == EXIT_OK && s->weights != NULL) {
-        const char *name = s->student ? "trained network (student)" : "trained network";
-        result = measure_model(r, name, r->model, s->picture);
+    if (result == EXIT_OK && s->net.weights != NULL) {
+        const char *name = s->net.student ? "trained network (student)" : "trained network";
+        result = measure_model(r, name, r->net.model, s->picture);
     }
     if (result == EXIT_OK && s->picture != NULL) {
         printf("saved %s\n", s->picture);
@@ -237,13 +246,13 @@ static int run_knn(knn_run *r) {
 
 int command_knn(int argc, char **argv) {
     static const char *const centerings[] = {"auto", "on", "off", "both", NULL};
-    knn_settings s = {.k = 20, .temperature = 0.07};
+    knn_settings s = {.net = NETWORK_OPTIONS_DEFAULT, .k = 20, .temperature = 0.07};
     option options[] = {
         {.kind = OPTION_TEXT,
          .name = "weights",
          .letter = 'w',
          .value = "FILE",
-         .target = &s.weights,
+         .target = &s.net.weights,
          .help = "the checkpoint of simdino pretrain; without it only raw pixels are measured"},
         {.kind = OPTION_TEXT, .name = "data", .value = "PATH", .target = &s.data, .help = SOURCE_PATH_HELP},
         {.kind = OPTION_TEXT,
@@ -278,17 +287,11 @@ int command_knn(int argc, char **argv) {
          .choices = centerings,
          .help = "subtract the mean of the training images' features first: on, off, both (two lines), or auto "
                  "(default: on for pixels, off for networks)"},
-        {.kind = OPTION_FLAG,
-         .name = "student",
-         .target = &s.student,
-         .help = "the student network (default: teacher)"},
-        {.kind = OPTION_CHOICE,
-         .name = "features",
-         .value = "WHICH",
-         .target = &s.features,
-         .choices = feature_words,
-         .help = FEATURES_HELP},
-        {.kind = OPTION_FLAG, .name = "head", .target = &s.head, .help = "the same as --features head"},
+        ON_ERROR_OPTION,
+        NETWORK_CHOICE_OPTIONS(s.net),
+        HEAD_OPTION(s.net),
+        FEATURES_OPTIONS(s.net),
+        PREPARE_OPTIONS(s.net),
         {.kind = OPTION_FLAG,
          .name = "only-trained",
          .target = &s.only_trained,
@@ -307,13 +310,7 @@ int command_knn(int argc, char **argv) {
          .least = 0,
          .most = 1e15,
          .help = "only the first N test images (default: 0, all)"},
-        {.kind = OPTION_INT,
-         .name = "threads",
-         .value = "N",
-         .target = &s.threads,
-         .least = 0,
-         .most = 4096,
-         .help = "threads to compute with (default: 0, all)"},
+        THREADS_OPTION(s.net.threads),
     };
     option_set set = {
         .command = "knn",
@@ -331,7 +328,7 @@ int command_knn(int argc, char **argv) {
     if (s.data == NULL) {
         return options_wrong(&set, "--data is missing: where are the images?");
     }
-    if (s.picture != NULL && s.weights == NULL) {
+    if (s.picture != NULL && s.net.weights == NULL) {
         return options_wrong(&set, "--neighbors needs --weights");
     }
     if (s.picture != NULL && output_probe(s.picture) != 0) {
@@ -339,9 +336,9 @@ int command_knn(int argc, char **argv) {
     }
     catch_interrupts();
     knn_run r = {.settings = &s};
-    r.context = open_context(s.threads);
+    r.context = open_context(s.net.threads);
     int result = r.context != NULL ? run_knn(&r) : EXIT_FAILED;
-    sd_model_destroy(r.model);
+    network_close(&r.net);
     source_close(&r.data);
     sd_context_destroy(r.context);
     return interrupted() ? EXIT_INTERRUPTED : result;

@@ -13,6 +13,8 @@ static const struct {
     {"pretrain", command_pretrain, "train a vision transformer on images without labels"},
     {"embed", command_embed, "compute features of images, for NumPy"},
     {"knn", command_knn, "measure features by nearest neighbours, beside raw pixels and the untrained network"},
+    {"index", command_index, "search among images by their features: index build, index query"},
+    {"show", command_show, "pictures of what the network sees: attention, components, similarities"},
     {"coding-rate", command_coding_rate, "coding rate and effective rank of a matrix"},
     {"inspect", command_inspect, "what is in a file of weights, and which network"},
     {"convert", command_convert, "weights under other names: official, timm, Hugging Face"},

@@ -5,12 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "canvas.h"
+#include "picture.h"
 #include "program.h"
 
 #define ROWS      12
 #define NEIGHBORS 9
-#define TILE      72 /* pixels that an image is enlarged to at least */
+#define TILE      72  /* pixels that an image is enlarged to at least */
+#define PHOTO     120 /* and the size of image files, which differ */
 #define FRAME     4
 #define GAP       8
 #define MARGIN    24
@@ -22,67 +23,43 @@ static const color black = {30, 30, 30}, gray = {120, 120, 120}, green = {24, 15
 typedef struct sheet {
     canvas *picture;
     const source *data;
-    int zoom, tile_width, tile_height;
+    int tile_width, tile_height;
 } sheet;
 
-static uint8_t byte_at(const sd_image *image, size_t x, size_t y, int32_t channel) {
-    size_t size = image->pixel_type == SD_PIXEL_U8 ? 1 : sizeof(float);
-    size_t stride = image->row_stride != 0 ? image->row_stride : image->width * (size_t)image->channels * size;
-    size_t index = x * (size_t)image->channels + (size_t)channel;
-    const char *row = (const char *)image->pixels + y * stride;
-    if (image->pixel_type == SD_PIXEL_U8) {
-        return ((const uint8_t *)row)[index];
-    }
-    float value = ((const float *)(const void *)row)[index] * 255.0f + 0.5f;
-    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
-}
-
-static void label_text(const sheet *s, const sd_dataset *dataset, uint64_t index, char *text, size_t room) {
-    const int32_t *labels = sd_dataset_labels(dataset);
-    if (labels == NULL) {
-        snprintf(text, room, "%llu", (unsigned long long)index);
+static void label_text(const sheet *s, const features *rows, uint64_t row, char *text, size_t room) {
+    if (rows->labels == NULL) {
+        snprintf(text, room, "%llu", (unsigned long long)rows->images[row]);
     } else if (s->data->class_names != NULL) {
-        snprintf(text, room, "%s", s->data->class_names[labels[index]]);
+        snprintf(text, room, "%s", s->data->class_names[rows->labels[row]]);
     } else {
-        snprintf(text, room, "class %d", labels[index]);
+        snprintf(text, room, "class %d", rows->labels[row]);
     }
 }
 
-static void draw_image(const sheet *s, const sd_dataset *dataset, uint64_t index, int x, int y, color frame) {
+static void draw_image(const sheet *s, const sd_dataset *dataset, const features *rows, uint64_t row, int x, int y,
+                       color frame) {
     sd_image image;
     void *token = NULL;
-    if (sd_dataset_acquire(dataset, index, &image, &token) != SD_OK) {
+    if (sd_dataset_acquire(dataset, rows->images[row], &image, &token) != SD_OK) {
         return;
     }
     canvas_rectangle(s->picture, x - FRAME, y - FRAME, s->tile_width + 2 * FRAME, s->tile_height + 2 * FRAME, frame);
-    for (int row = 0; row < s->tile_height; row++) {
-        for (int column = 0; column < s->tile_width; column++) {
-            size_t from_x = (size_t)(column / s->zoom), from_y = (size_t)(row / s->zoom);
-            if (from_x < image.width && from_y < image.height) {
-                color dot;
-                dot.red = byte_at(&image, from_x, from_y, 0);
-                dot.green = image.channels >= 3 ? byte_at(&image, from_x, from_y, 1) : dot.red;
-                dot.blue = image.channels >= 3 ? byte_at(&image, from_x, from_y, 2) : dot.red;
-                canvas_pixel(s->picture, x + column, y + row, dot);
-            }
-        }
-    }
-    sd_dataset_release(dataset, index, token);
-    char text[32];
-    label_text(s, dataset, index, text, sizeof text);
-    canvas_text(s->picture, x, y + s->tile_height + FRAME + 2, 1, black, text);
+    canvas_rectangle(s->picture, x, y, s->tile_width, s->tile_height, (color){240, 240, 240});
+    picture_image(s->picture, x, y, s->tile_width, s->tile_height, &image);
+    sd_dataset_release(dataset, rows->images[row], token);
+    char text[64];
+    label_text(s, rows, row, text, sizeof text);
+    picture_text(s->picture, x, y + s->tile_height + FRAME + 2, 1, s->tile_width + FRAME, black, text, 0);
 }
 
 /* The first test image of each class, then the second of each, until there are enough. */
-static size_t choose_queries(const sd_dataset *test, uint64_t available, size_t wanted, uint64_t *chosen) {
-    const int32_t *labels = sd_dataset_labels(test);
-    int32_t classes = source_classes(test);
+static size_t choose_queries(const features *test, int32_t classes, size_t wanted, uint64_t *chosen) {
     size_t count = 0;
     for (uint64_t round = 0; count < wanted && round < wanted; round++) {
         for (int32_t c = 0; c < (classes > 0 ? classes : 1) && count < wanted; c++) {
             uint64_t seen = 0;
-            for (uint64_t i = 0; i < available; i++) {
-                if ((labels == NULL || labels[i] == c) && seen++ == round) {
+            for (uint64_t i = 0; i < test->count; i++) {
+                if ((test->labels == NULL || test->labels[i] == c) && seen++ == round) {
                     chosen[count++] = i;
                     break;
                 }
@@ -92,9 +69,8 @@ static size_t choose_queries(const sd_dataset *test, uint64_t available, size_t 
     return count;
 }
 
-static void draw_sheet(const sheet *s, const char *title, const uint64_t *chosen, size_t rows, const int64_t *indices,
-                       size_t columns) {
-    const int32_t *train_labels = sd_dataset_labels(s->data->train), *test_labels = sd_dataset_labels(s->data->test);
+static void draw_sheet(const sheet *s, const char *title, const features *base, const features *queries,
+                       const uint64_t *chosen, size_t rows, const int64_t *indices, size_t columns) {
     int step_x = s->tile_width + 2 * FRAME + GAP, step_y = s->tile_height + 2 * FRAME + LABEL + GAP;
     canvas_text(s->picture, MARGIN, 18, 2, black, title);
     canvas_text(s->picture, MARGIN, HEAD - 24, 1, gray, "test image");
@@ -102,12 +78,12 @@ static void draw_sheet(const sheet *s, const char *title, const uint64_t *chosen
                 "its nearest training images, best first; frame: green same class, red another class");
     for (size_t row = 0; row < rows; row++) {
         int y = HEAD + (int)row * step_y;
-        draw_image(s, s->data->test, chosen[row], MARGIN, y, black);
+        draw_image(s, s->data->test, queries, chosen[row], MARGIN, y, black);
         for (size_t k = 0; k < columns; k++) {
             uint64_t index = (uint64_t)indices[row * columns + k];
-            bool known = train_labels != NULL && test_labels != NULL;
-            bool same = known && train_labels[index] == test_labels[chosen[row]];
-            draw_image(s, s->data->train, index, MARGIN + GAP * 2 + (int)(k + 1) * step_x, y,
+            bool known = base->labels != NULL && queries->labels != NULL;
+            bool same = known && base->labels[index] == queries->labels[chosen[row]];
+            draw_image(s, s->data->train, base, index, MARGIN + GAP * 2 + (int)(k + 1) * step_x, y,
                        !known ? gray
                        : same ? green
                               : red);
@@ -119,7 +95,7 @@ int neighbors_write(sd_context *context, const char *path, const char *title, co
                     const features *queries) {
     uint64_t chosen[ROWS];
     int64_t indices[ROWS * NEIGHBORS];
-    size_t rows = choose_queries(data->test, queries->count, ROWS, chosen), dim = base->dim;
+    size_t rows = choose_queries(queries, source_classes(data->test), ROWS, chosen), dim = base->dim;
     size_t columns = base->count < NEIGHBORS ? (size_t)base->count : NEIGHBORS;
     float *vectors = malloc(ROWS * dim * sizeof *vectors);
     if (vectors == NULL) {
@@ -138,9 +114,9 @@ int neighbors_write(sd_context *context, const char *path, const char *title, co
     }
     sheet s = {.data = data};
     int side = (int)(data->width > data->height ? data->width : data->height);
-    s.zoom = side > 0 && side < TILE ? (TILE + side - 1) / side : 1;
-    s.tile_width = (int)data->width * s.zoom;
-    s.tile_height = (int)data->height * s.zoom;
+    int zoom = side > 0 && side < TILE ? (TILE + side - 1) / side : 1;
+    s.tile_width = data->train_images != NULL ? PHOTO : (int)data->width * zoom;
+    s.tile_height = data->train_images != NULL ? PHOTO : (int)data->height * zoom;
     int width = 2 * MARGIN + GAP * 2 + (int)(columns + 1) * (s.tile_width + 2 * FRAME + GAP);
     int height = HEAD + MARGIN + (int)rows * (s.tile_height + 2 * FRAME + LABEL + GAP);
     int needed = 2 * MARGIN + canvas_text_width(2, title);
@@ -149,7 +125,7 @@ int neighbors_write(sd_context *context, const char *path, const char *title, co
         complain("%s: out of memory", path);
         return -1;
     }
-    draw_sheet(&s, title, chosen, rows, indices, columns);
+    draw_sheet(&s, title, base, queries, chosen, rows, indices, columns);
     int result = canvas_write_png(s.picture, 1, path);
     canvas_destroy(s.picture);
     return result;

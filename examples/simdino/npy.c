@@ -38,8 +38,10 @@ static size_t npy_header(unsigned char *to, const char *type, size_t rows, size_
     return total;
 }
 
+#define MEMBERS 8
+
 typedef struct member {
-    const char *name;
+    char name[64];
     unsigned char header[HEADER_ROOM];
     size_t header_bytes, data_bytes;
     const void *data;
@@ -126,14 +128,21 @@ static bool ends_with(const char *text, const char *ending) {
     return length >= wanted && strcmp(text + length - wanted, ending) == 0;
 }
 
-int npy_write(const char *path, const float *values, size_t rows, size_t columns, const int32_t *labels) {
-    member members[2] = {{.name = "embeddings.npy", .data = values, .data_bytes = rows * columns * sizeof(float)},
-                         {.name = "labels.npy", .data = labels, .data_bytes = rows * sizeof(int32_t)}};
-    size_t count = labels != NULL ? 2 : 1;
-    members[0].header_bytes = npy_header(members[0].header, "<f4", rows, columns);
-    members[1].header_bytes = npy_header(members[1].header, "<i4", rows, 0);
+int npy_write(const char *path, const npy_array *arrays, size_t count) {
+    member members[MEMBERS];
     bool archive = ends_with(path, ".npz");
-    if (archive && members[0].data_bytes > LARGEST_MEMBER - (1u << 20) - members[1].data_bytes) {
+    size_t total = 1u << 20;
+    memset(members, 0, sizeof members);
+    count = !archive ? 1 : count < MEMBERS ? count : MEMBERS;
+    for (size_t i = 0; i < count; i++) {
+        const npy_array *a = &arrays[i];
+        snprintf(members[i].name, sizeof members[i].name, "%s.npy", a->name);
+        members[i].header_bytes = npy_header(members[i].header, a->type, a->rows, a->columns);
+        members[i].data = a->data;
+        members[i].data_bytes = a->rows * (a->columns > 0 ? a->columns : 1) * a->item;
+        total += members[i].data_bytes;
+    }
+    if (archive && total > LARGEST_MEMBER) {
         complain("%s: more than 4 GiB do not fit into an .npz archive; write .npy", path);
         return -1;
     }

@@ -5,9 +5,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Writes rows x columns floats as .npy, or, when `path` ends so, as .npz with the arrays "embeddings" and, unless
- * labels is NULL, "labels". 0, or -1 with the reason reported. */
-int npy_write(const char *path, const float *values, size_t rows, size_t columns, const int32_t *labels);
+/* One array of an archive. */
+typedef struct npy_array {
+    const char *name; /* "embeddings" */
+    const char *type; /* as NumPy writes it: "<f4", "<i4", "|S12" */
+    size_t item;      /* bytes of a number */
+    size_t rows, columns; /* columns 0: one dimension */
+    const void *data;
+} npy_array;
+
+/* Writes the first array as .npy, or, when `path` ends so, all of them as .npz. 0, or -1 with the reason reported. */
+int npy_write(const char *path, const npy_array *arrays, size_t count);
 
 typedef struct npy_matrix {
     size_t rows, columns;

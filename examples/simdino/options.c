@@ -315,6 +315,14 @@ bool option_given(const option_set *set, const char *name) {
 }
 
 static options_outcome take_positional(option_set *set, const char *text) {
+    if (set->list != NULL) {
+        if (*set->list_count == set->list_room) {
+            options_wrong(set, "more than %zu arguments", set->list_room);
+            return OPTIONS_WRONG;
+        }
+        set->list[(*set->list_count)++] = text;
+        return OPTIONS_GO;
+    }
     if (set->positional == NULL) {
         options_wrong(set, "unexpected argument \"%s\": options begin with --", text);
         return OPTIONS_WRONG;

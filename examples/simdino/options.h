@@ -45,6 +45,8 @@ typedef struct option_set {
     size_t count;
     const char *positional_name; /* NULL: the command takes no plain arguments */
     const char **positional;     /* receives the one plain argument */
+    const char **list;           /* in place of it: receives all plain arguments, up to list_room of them */
+    size_t list_room, *list_count;
     void (*more_help)(void);     /* printed at the end of the help; may be NULL */
 } option_set;
 

@@ -20,6 +20,8 @@ int command_coding_rate(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_convert(int argc, char **argv);
 int command_recipe(int argc, char **argv);
+int command_index(int argc, char **argv);
+int command_show(int argc, char **argv);
 int command_info(int argc, char **argv);
 
 /* ---- messages (standard error; a progress bar is taken off first) --------------------------- */

@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <zlib.h>
 
+#include "image_file.h"
 #include "program.h"
 
 #define PATH_ROOM  4096
@@ -154,6 +156,80 @@ static int open_cifar_folder(sd_context *context, const char *folder, source *da
     return 0;
 }
 
+/* ---- folders of images --------------------------------------------------------------------- */
+
+/* One folder of images: 0, 1 when there are none, or -1. */
+static int open_images(const char *path, image_folder **images) {
+    int result = is_folder(path) ? image_folder_open(path, images) : 0;
+    return result == 0 && *images == NULL ? 1 : result;
+}
+
+/* Classes of training and test images get common numbers: those of training, then those that only the test has. */
+static int join_classes(source *data) {
+    size_t count = image_folder_class_count(data->train_images), tests = 0;
+    tests = data->test_images != NULL ? image_folder_class_count(data->test_images) : 0;
+    free(data->own_class_names);
+    data->own_class_names = NULL;
+    data->class_names = NULL;
+    if (count == 0) {
+        return 0;
+    }
+    const char **names = calloc(count + tests, sizeof *names);
+    int32_t *numbers = calloc(tests + 1, sizeof *numbers);
+    data->own_class_names = names;
+    data->class_names = names;
+    if (names == NULL || numbers == NULL) {
+        free(numbers);
+        complain("out of memory");
+        return -1;
+    }
+    for (size_t i = 0; i < count; i++) {
+        names[i] = image_folder_class(data->train_images, i);
+    }
+    for (size_t i = 0; i < tests; i++) {
+        const char *name = image_folder_class(data->test_images, i);
+        size_t at = 0;
+        while (at < count && strcmp(names[at], name) != 0) {
+            at++;
+        }
+        if (at == count) {
+            names[count++] = name;
+        }
+        numbers[i] = (int32_t)at;
+    }
+    int result = data->test_images != NULL ? image_folder_renumber(data->test_images, numbers) : 0;
+    free(numbers);
+    return result;
+}
+
+static int make_datasets(sd_context *context, source *data) {
+    if (join_classes(data) != 0 || (data->train = image_folder_dataset(context, data->train_images)) == NULL) {
+        return -1;
+    }
+    if (data->test_images != NULL) {
+        image_folder_set_channels(data->test_images, image_folder_channels(data->train_images));
+        data->test = image_folder_dataset(context, data->test_images);
+        return data->test != NULL ? 0 : -1;
+    }
+    return 0;
+}
+
+static int open_image_folder(sd_context *context, const char *folder, source *data) {
+    static const char *const tests[] = {"test", "val", "valid", "validation"};
+    char train[PATH_ROOM], test[PATH_ROOM];
+    int result = join(train, folder, "train") ? open_images(train, &data->train_images) : 1;
+    if (result == 0) {
+        for (size_t i = 0; data->test_images == NULL && i < sizeof tests / sizeof tests[0]; i++) {
+            if (join(test, folder, tests[i]) && open_images(test, &data->test_images) < 0) {
+                return -1;
+            }
+        }
+    } else if (result > 0) {
+        result = open_images(folder, &data->train_images);
+    }
+    return result == 0 ? make_datasets(context, data) : result;
+}
+
 static int open_folder(sd_context *context, const char *folder, source *data) {
     int result = open_idx_folder(context, folder, data);
     if (result > 0) {
@@ -164,9 +240,12 @@ static int open_folder(sd_context *context, const char *folder, source *data) {
         result = open_cifar_folder(context, inner, data);
     }
     if (result > 0) {
-        complain("%s: found neither train-images-idx3-ubyte (MNIST, Fashion-MNIST; plain or .gz) nor data_batch_1.bin "
-                 "(CIFAR-10)",
-                 folder);
+        result = open_image_folder(context, folder, data);
+    }
+    if (result > 0) {
+        complain("%s: found neither train-images-idx3-ubyte (MNIST, Fashion-MNIST; plain or .gz), nor data_batch_1.bin "
+                 "(CIFAR-10), nor JPEG or PNG files (%s of which can be read by this program)",
+                 folder, image_kinds());
         result = -1;
     }
     return result;
@@ -238,6 +317,9 @@ static int open_path(sd_context *context, const char *path, source *data) {
 /* Name and class names, by the form of the images and the words in the path. */
 static void recognise(const char *path, source *data) {
     data->name = data->channels == 1 ? "grey images" : "images";
+    if (data->train_images != NULL) {
+        return;
+    }
     if (data->channels == 3 && data->width == 32 && data->height == 32) {
         data->name = "CIFAR-10";
         data->class_names = cifar_classes;
@@ -265,10 +347,24 @@ int source_open(sd_context *context, const char *path, const char *test_path, so
             sd_dataset_destroy(data->test);
             /* A folder has test images of its own; a file is all test images. */
             data->test = is_folder(test_path) && other.test != NULL ? other.test : other.train;
+            image_folder_close(data->test_images);
             if (data->test == other.test) {
+                data->test_images = other.test_images;
                 other.test = NULL;
+                other.test_images = NULL;
             } else {
+                data->test_images = other.train_images;
                 other.train = NULL;
+                other.train_images = NULL;
+            }
+            if (data->train_images != NULL && data->test_images != NULL) {
+                /* The labels were copied into the data sets, which are made anew with common numbers. */
+                sd_dataset_destroy(data->train);
+                sd_dataset_destroy(data->test);
+                data->train = data->test = NULL;
+                result = make_datasets(context, data);
+            } else if (data->test_images != NULL) {
+                image_folder_set_channels(data->test_images, 3);
             }
         }
         source_close(&other);
@@ -297,7 +393,20 @@ int source_open(sd_context *context, const char *path, const char *test_path, so
 void source_close(source *data) {
     sd_dataset_destroy(data->train);
     sd_dataset_destroy(data->test);
+    image_folder_close(data->train_images);
+    image_folder_close(data->test_images);
+    free(data->own_class_names);
     *data = (source){0};
+}
+
+void source_set_channels(source *data, int32_t channels) {
+    image_folder *const folders[] = {data->train_images, data->test_images};
+    for (size_t i = 0; i < 2; i++) {
+        if (folders[i] != NULL && (channels == 1 || channels == 3)) {
+            image_folder_set_channels(folders[i], channels);
+            data->channels = channels;
+        }
+    }
 }
 
 int32_t source_classes(const sd_dataset *dataset) {

@@ -1,5 +1,5 @@
 /* PNG writer: signature, IHDR, one IDAT of zlib data, IEND (PNG specification, sections 5 and 11). */
-#include "png.h"
+#include "png_writer.h"
 
 #include <stdlib.h>
 #include <string.h>

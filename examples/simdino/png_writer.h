@@ -1,6 +1,6 @@
-/* png.h - PNG files of 8-bit red-green-blue pictures. */
-#ifndef PNG_H
-#define PNG_H
+/* png_writer.h - PNG files of 8-bit red-green-blue pictures. */
+#ifndef PNG_WRITER_H
+#define PNG_WRITER_H
 
 #include <stdint.h>
 

@@ -1,0 +1,272 @@
+/* The list beside an index. See index_list.h. The text is
+ *     simdino index list 1
+ *     KEY<tab>VALUE          weights, student, features, blocks, resize, crop, data, split
+ *     images<tab>COUNT
+ *     ID<tab>LABEL<tab>NAME  for each of them
+ * In texts, tabs, line ends and % are written as % and two hexadecimal digits. */
+#define _POSIX_C_SOURCE 200809L
+#include "index_list.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "output.h"
+#include "program.h"
+
+#define HEADLINE "simdino index list 1"
+#define ENDING   ".list"
+
+static char *copy_text(const char *text) {
+    char *copy = malloc(strlen(text) + 1);
+    return copy != NULL ? strcpy(copy, text) : NULL;
+}
+
+int index_list_add(index_list *list, int64_t id, const char *label, const char *name) {
+    if (list->count == list->room) {
+        size_t room = list->room > 0 ? 2 * list->room : 256;
+        index_entry *entries = realloc(list->entries, room * sizeof *entries);
+        if (entries == NULL) {
+            complain("out of memory");
+            return -1;
+        }
+        list->entries = entries;
+        list->room = room;
+    }
+    index_entry entry = {id, copy_text(label), copy_text(name)};
+    if (entry.label == NULL || entry.name == NULL) {
+        free(entry.label);
+        free(entry.name);
+        complain("out of memory");
+        return -1;
+    }
+    list->entries[list->count++] = entry;
+    return 0;
+}
+
+const index_entry *index_list_find(const index_list *list, int64_t id) {
+    size_t low = 0, high = list->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (list->entries[middle].id < id) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < list->count && list->entries[low].id == id ? &list->entries[low] : NULL;
+}
+
+void index_list_free(index_list *list) {
+    for (size_t i = 0; i < list->count; i++) {
+        free(list->entries[i].label);
+        free(list->entries[i].name);
+    }
+    free(list->entries);
+    free(list->weights);
+    free(list->data);
+    *list = (index_list){0};
+}
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+static void write_text(output *file, const char *text) {
+    for (; *text != '\0'; text++) {
+        char code[4];
+        if (*text == '\t' || *text == '\n' || *text == '\r' || *text == '%') {
+            snprintf(code, sizeof code, "%%%02x", (unsigned char)*text);
+            output_write(file, code, 3);
+        } else {
+            output_write(file, text, 1);
+        }
+    }
+}
+
+static void write_value(output *file, const char *key, const char *value) {
+    write_text(file, key);
+    output_write(file, "\t", 1);
+    write_text(file, value);
+    output_write(file, "\n", 1);
+}
+
+static void write_number(output *file, const char *key, long long value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", value);
+    write_value(file, key, text);
+}
+
+static char *list_path(const char *index_path) {
+    size_t room = strlen(index_path) + sizeof ENDING;
+    char *path = malloc(room);
+    if (path == NULL) {
+        complain("out of memory");
+        return NULL;
+    }
+    snprintf(path, room, "%s%s", index_path, ENDING);
+    return path;
+}
+
+int index_list_write(const index_list *list, const char *index_path) {
+    char *path = list_path(index_path);
+    output *file = path != NULL ? output_open(path) : NULL;
+    free(path);
+    if (file == NULL) {
+        return -1;
+    }
+    output_write(file, HEADLINE "\n", strlen(HEADLINE) + 1);
+    if (list->net.weights != NULL) {
+        write_value(file, "weights", list->net.weights);
+        write_number(file, "student", list->net.student);
+        write_value(file, "features", network_feature_names[list->net.features]);
+        write_number(file, "blocks", list->net.blocks);
+        write_number(file, "resize", list->net.resize);
+        write_number(file, "crop", list->net.crop);
+    }
+    write_value(file, "data", list->data);
+    write_number(file, "split", list->split);
+    write_number(file, "images", (long long)list->count);
+    for (size_t i = 0; i < list->count; i++) {
+        char id[32];
+        output_write(file, id, (size_t)snprintf(id, sizeof id, "%lld\t", (long long)list->entries[i].id));
+        write_value(file, list->entries[i].label, list->entries[i].name);
+    }
+    return output_close(file);
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+/* Undoes write_text in place. */
+static void read_text(char *text) {
+    char *to = text;
+    for (const char *at = text; *at != '\0'; at++) {
+        unsigned code = 0;
+        if (*at == '%' && sscanf(at + 1, "%2x", &code) == 1 && at[1] != '\0' && at[2] != '\0') {
+            *to++ = (char)code;
+            at += 2;
+        } else {
+            *to++ = *at;
+        }
+    }
+    *to = '\0';
+}
+
+static bool take_value(index_list *list, const char *key, const char *value) {
+    char *end = NULL;
+    long number = strtol(value, &end, 10);
+    bool whole = end != value && *end == '\0' && number >= -1 && number <= INT32_MAX;
+    if (strcmp(key, "weights") == 0) {
+        free(list->weights);
+        list->net.weights = list->weights = copy_text(value);
+        return list->weights != NULL;
+    }
+    if (strcmp(key, "data") == 0) {
+        free(list->data);
+        list->data = copy_text(value);
+        return list->data != NULL;
+    }
+    if (strcmp(key, "features") == 0) {
+        for (int32_t i = 0; network_feature_names[i] != NULL; i++) {
+            if (strcmp(network_feature_names[i], value) == 0) {
+                list->net.features = i;
+                return true;
+            }
+        }
+        return false;
+    }
+    if (strcmp(key, "student") == 0) {
+        list->net.student = number == 1;
+    } else if (strcmp(key, "blocks") == 0) {
+        list->net.blocks = (int32_t)number;
+    } else if (strcmp(key, "resize") == 0) {
+        list->net.resize = (int32_t)number;
+    } else if (strcmp(key, "crop") == 0) {
+        list->net.crop = (int32_t)number;
+    } else if (strcmp(key, "split") == 0) {
+        list->split = (int32_t)number;
+    } else {
+        return false;
+    }
+    return whole;
+}
+
+/* ID<tab>LABEL<tab>NAME */
+static bool take_entry(index_list *list, char *line) {
+    char *end = NULL, *label = strchr(line, '\t');
+    char *name = label != NULL ? strchr(label + 1, '\t') : NULL;
+    errno = 0;
+    long long id = strtoll(line, &end, 10);
+    if (name == NULL || end != label || end == line || errno != 0 || id < 0 ||
+        (list->count > 0 && id <= list->entries[list->count - 1].id)) {
+        return false;
+    }
+    *label++ = '\0';
+    *name++ = '\0';
+    read_text(label);
+    read_text(name);
+    return index_list_add(list, id, label, name) == 0;
+}
+
+static bool read_lines(FILE *stream, index_list *list) {
+    char *line = NULL;
+    size_t room = 0;
+    bool in_images = false, good = true;
+    unsigned long long images = 0;
+    for (size_t number = 0; good; number++) {
+        ssize_t length = getline(&line, &room, stream);
+        if (length < 0) {
+            break;
+        }
+        good = length > 0 && line[length - 1] == '\n' && strlen(line) == (size_t)length;
+        line[good ? length - 1 : 0] = '\0';
+        char *tab = strchr(line, '\t');
+        if (!good) {
+            break;
+        }
+        if (number == 0) {
+            good = strcmp(line, HEADLINE) == 0;
+        } else if (in_images) {
+            good = take_entry(list, line);
+        } else if (tab == NULL) {
+            good = false;
+        } else {
+            *tab++ = '\0';
+            read_text(tab);
+            in_images = strcmp(line, "images") == 0;
+            if (in_images) {
+                good = sscanf(tab, "%llu", &images) == 1;
+            } else {
+                good = take_value(list, line, tab);
+            }
+        }
+    }
+    free(line);
+    return good && in_images && images == list->count && list->data != NULL && !ferror(stream);
+}
+
+int index_list_read(const char *index_path, index_list *list) {
+    *list = (index_list){.net = NETWORK_OPTIONS_DEFAULT};
+    char *path = list_path(index_path);
+    if (path == NULL) {
+        return -1;
+    }
+    FILE *stream = fopen(path, "rb");
+    int result = -1;
+    if (stream == NULL && errno == ENOENT) {
+        result = 1;
+    } else if (stream == NULL) {
+        complain("cannot open %s: %s", path, strerror(errno));
+    } else if (read_lines(stream, list)) {
+        result = 0;
+    } else {
+        complain("%s: not the list of an index, or damaged", path);
+    }
+    if (stream != NULL) {
+        fclose(stream);
+    }
+    if (result != 0) {
+        index_list_free(list);
+    }
+    free(path);
+    return result;
+}
