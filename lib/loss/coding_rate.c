@@ -249,9 +249,10 @@ static sd_rate_evaluation begin(sd_rate_space *space, const sd_rows *z) {
 
     e.k = e.tall ? z->d : z->n;
     e.length = e.tall ? z->n : z->d;
-    /* Four slices or more, of 256 to 1024: small enough to share, large enough for the BLAS. */
+    /* Four slices or more, of 256 to 1024: small enough to share, large enough to keep the products busy; two of what
+     * is no longer than 256. */
     size_t quarter = sd_size_ceil(sd_size_ceil(e.length, 4), 64) * 64;
-    e.slice = sd_size_min(sd_size_max(quarter, 256), 1024);
+    e.slice = sd_size_min(sd_size_max(quarter, e.length > 256 ? 256 : 128), 1024);
     e.slices = sd_size_ceil(e.length, e.slice);
     return e;
 }
