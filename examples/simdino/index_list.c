@@ -1,6 +1,6 @@
 /* The list beside an index. See index_list.h. The text is
  *     simdino index list 1
- *     KEY<tab>VALUE          weights, student, features, blocks, resize, crop, data, split
+ *     KEY<tab>VALUE          weights, student, heads, lenient, mean, std, features, blocks, resize, crop, data, split
  *     images<tab>COUNT
  *     ID<tab>LABEL<tab>NAME  for each of them
  * In texts, tabs, line ends and % are written as % and two hexadecimal digits. */
@@ -8,6 +8,7 @@
 #include "index_list.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,18 @@ static void write_number(output *file, const char *key, long long value) {
     write_value(file, key, text);
 }
 
+/* Comma separated; nothing where there are none. */
+static void write_reals(output *file, const char *key, const double *numbers, size_t count) {
+    char text[SD_MAX_CHANNELS * 32];
+    size_t used = 0;
+    for (size_t i = 0; i < count; i++) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%.17g", i > 0 ? "," : "", numbers[i]);
+    }
+    if (count > 0) {
+        write_value(file, key, text);
+    }
+}
+
 static char *list_path(const char *index_path) {
     size_t room = strlen(index_path) + sizeof ENDING;
     char *path = malloc(room);
@@ -118,6 +131,10 @@ int index_list_write(const index_list *list, const char *index_path) {
     if (list->net.weights != NULL) {
         write_value(file, "weights", list->net.weights);
         write_number(file, "student", list->net.student);
+        write_number(file, "heads", list->net.heads);
+        write_number(file, "lenient", list->net.lenient);
+        write_reals(file, "mean", list->net.mean, list->net.mean_count);
+        write_reals(file, "std", list->net.std, list->net.std_count);
         write_value(file, "features", network_feature_names[list->net.features]);
         write_number(file, "blocks", list->net.blocks);
         write_number(file, "resize", list->net.resize);
@@ -151,6 +168,22 @@ static void read_text(char *text) {
     *to = '\0';
 }
 
+/* The count of numbers, 0 when they are not what write_reals() wrote. */
+static size_t read_reals(const char *text, double *numbers) {
+    for (size_t count = 0; count < SD_MAX_CHANNELS; text++) {
+        char *end = NULL;
+        numbers[count] = strtod(text, &end);
+        if (end == text || !isfinite(numbers[count++]) || (*end != ',' && *end != '\0')) {
+            return 0;
+        }
+        text = end;
+        if (*end == '\0') {
+            return count;
+        }
+    }
+    return 0;
+}
+
 static bool take_value(index_list *list, const char *key, const char *value) {
     char *end = NULL;
     long number = strtol(value, &end, 10);
@@ -174,7 +207,17 @@ static bool take_value(index_list *list, const char *key, const char *value) {
         }
         return false;
     }
-    if (strcmp(key, "student") == 0) {
+    if (strcmp(key, "mean") == 0) {
+        return (list->net.mean_count = read_reals(value, list->net.mean)) > 0;
+    }
+    if (strcmp(key, "std") == 0) {
+        return (list->net.std_count = read_reals(value, list->net.std)) > 0;
+    }
+    if (strcmp(key, "heads") == 0) {
+        list->net.heads = (int32_t)number;
+    } else if (strcmp(key, "lenient") == 0) {
+        list->net.lenient = number == 1;
+    } else if (strcmp(key, "student") == 0) {
         list->net.student = number == 1;
     } else if (strcmp(key, "blocks") == 0) {
         list->net.blocks = (int32_t)number;

@@ -253,7 +253,7 @@ int command_knn(int argc, char **argv) {
          .letter = 'w',
          .value = "FILE",
          .target = &s.net.weights,
-         .help = "the checkpoint of simdino pretrain; without it only raw pixels are measured"},
+         .help = "a checkpoint of simdino pretrain or published weights; without it only raw pixels are measured"},
         {.kind = OPTION_TEXT, .name = "data", .value = "PATH", .target = &s.data, .help = SOURCE_PATH_HELP},
         {.kind = OPTION_TEXT,
          .name = "test-data",

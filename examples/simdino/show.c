@@ -261,7 +261,7 @@ static int prepare(show_run *r) {
     if (image_folder_from_list(s->paths, s->path_count, &r->files) != 0) {
         return EXIT_FAILED;
     }
-    features_prepare(&r->net.trained, NULL, &r->config);
+    network_prepare(&r->net, &s->net, NULL, &r->config);
     r->config.resize = s->size > 0 ? s->size : r->net.shape.image_size;
     sd_status status = sd_embedder_create(r->context, r->net.model, &r->config, &r->embedder);
     return status == SD_OK ? EXIT_OK : failed("cannot prepare the network", status);
@@ -386,6 +386,7 @@ int command_show(int argc, char **argv) {
          .help = "pixels of the longer side of each part of the picture (default: 256)"},
         ON_ERROR_OPTION,
         NETWORK_CHOICE_OPTIONS(s.net),
+        MEAN_OPTIONS(s.net),
         THREADS_OPTION(s.net.threads),
     };
     option_set set = {
