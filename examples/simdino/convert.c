@@ -36,14 +36,15 @@ static int convert(const char *from, const char *to, const sd_weights_options *o
 }
 
 int command_convert(int argc, char **argv) {
-    const char *from = NULL, *to = NULL;
+    const char *files[2] = {NULL}, *to = NULL; /* the file to read, and, where --out does not name it, the one to write */
+    size_t file_count = 0;
     int32_t names = SD_NAMES_OFFICIAL;
     bool with_heads = false, student = false, lenient = false;
     sd_weights_options options;
     sd_weights_options_init(&options);
     option table[] = {
         {.kind = OPTION_TEXT, .name = "out", .letter = 'o', .value = "FILE", .target = &to,
-         .help = "the file to write; its ending, .safetensors or .npz, chooses the form"},
+         .help = "another way to name the file to write; its ending, .safetensors or .npz, chooses the form"},
         {.kind = OPTION_CHOICE, .name = "names", .value = "NAMES", .target = &names, .choices = names_words,
          .help = "official (default; DINO, DINOv2, SimDINO, SimDINOv2), timm, huggingface, or native"},
         {.kind = OPTION_FLAG, .name = "with-heads", .target = &with_heads,
@@ -57,21 +58,28 @@ int command_convert(int argc, char **argv) {
     };
     option_set set = {
         .command = "convert",
-        .synopsis = "FILE --out FILE [options]",
+        .synopsis = "FILE OUT [options]",
         .about = "Writes the weights of a network under other names: from our checkpoints, official files (.pth), timm's,\n"
                  "Hugging Face's (safetensors) or .npz, to safetensors or .npz that loads there.",
         .options = table,
         .count = sizeof table / sizeof table[0],
         .positional_name = "FILE",
-        .positional = &from,
+        .list = files,
+        .list_room = 2,
+        .list_count = &file_count,
     };
     options_outcome outcome = options_parse(&set, argc, argv);
     if (outcome != OPTIONS_GO) {
         return outcome == OPTIONS_HELP ? EXIT_OK : EXIT_WRONG_USAGE;
     }
     options_apply(&set);
+    if (to != NULL && file_count == 2) {
+        return options_wrong(&set, "%s and --out %s: only one file is written", files[1], to);
+    }
+    const char *from = files[0];
+    to = file_count == 2 ? files[1] : to;
     if (from == NULL || to == NULL) {
-        return options_wrong(&set, "%s", from == NULL ? "which file?" : "--out is missing");
+        return options_wrong(&set, "%s", from == NULL ? "which file?" : "which file is to be written?");
     }
     if (strcmp(from, to) == 0) {
         return options_wrong(&set, "--out %s is the file that is read", to);

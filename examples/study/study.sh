@@ -8,7 +8,7 @@
 # are written to results.md beside the runs, and the pictures, when the program `study_chart` was built.
 #
 # Settings, all optional:
-#   STUDY_SECONDS   of computing per run (default 120)
+#   STUDY_SECONDS   of computing per run of the comparison of methods (default 120); runs of the other part get half of it
 #   STUDY_SEEDS     seeds of the comparison of methods (default "0 1 2")
 #   STUDY_DATA      "name=folder ..." (default: Fashion-MNIST of Debian's package; add "cifar-10=FOLDER" with the binary
 #                   files)
@@ -59,7 +59,9 @@ run_one() { # DATA METHOD PART VARIANT SEED BATCH OPTIONS...
     result=$out/runs/$key.csv
     [ -s "$result" ] && return 0
     step=$(cat "$out/speed_${name}_$method")
-    images=$(awk -v t="$seconds" -v s="$step" 'BEGIN { print int(t / s) * 64 }')
+    share=1
+    [ "$part" = methods ] || share=0.5
+    images=$(awk -v t="$seconds" -v s="$step" -v share="$share" 'BEGIN { print int(share * t / s) * 64 }')
     steps=$((images / batch))
     [ $steps -gt 0 ] || steps=1
     base=$out/runs/$key
@@ -165,7 +167,7 @@ tables)
             calibrate "${pair%%=*}" "$method"
         done
     done
-    echo "$(plan | wc -l) runs of $seconds s, $jobs side by side; results in $out"
+    echo "$(plan | wc -l) runs of $seconds s (robustness: half), $jobs side by side; results in $out"
     seq "$(plan | wc -l)" | xargs -P "$jobs" -n 1 sh "$here/study.sh" --one
     tables
     ;;

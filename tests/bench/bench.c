@@ -2,29 +2,30 @@
  *
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
  *           [--threads N] [--memory] [--json FILE]
+ *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
  *     bench coding-rate [--n N --d N]
  *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
  *
  * GFLOP/s counts the matrix products of a step (2mnk each; backward = 2 forward) of the whole network, also those that
  * the library leaves out because nobody reads them. */
+#include "bench.h"
+
 #include "base/system.h"
 #include "math/math.h"
-#include <simdino/simdino.h>
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 
-static double now(void) {
+double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void check(sd_status status, const char *what) {
+void check(sd_status status, const char *what) {
     if (status == SD_OK)
         return;
     fprintf(stderr, "bench: %s: %s: %s\n", what, sd_status_string(status), sd_last_error());
@@ -36,7 +37,7 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(double *values, size_t count) {
+double median(double *values, size_t count) {
     qsort(values, count, sizeof *values, by_value);
     return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
 }
@@ -57,8 +58,7 @@ static void sgemm_task(void *argument, size_t index, size_t thread) {
                  SGEMM_SIZE, 0.0f, work->c[index], SGEMM_SIZE);
 }
 
-/* GFLOP/s of all threads together, each with products of its own. */
-static double sgemm_rate(sd_context *context) {
+double sgemm_rate(sd_context *context) {
     size_t threads = (size_t)sd_context_threads(context), values = (size_t)SGEMM_SIZE * SGEMM_SIZE;
     float **matrices = calloc(3 * threads, sizeof *matrices);
     for (size_t i = 0; i < 3 * threads; i++) {
@@ -81,12 +81,6 @@ static double sgemm_rate(sd_context *context) {
 }
 
 /* ---- options ------------------------------------------------------------------------------- */
-
-typedef struct options {
-    long dim, depth, heads, patch, image, local, locals, batch, steps, threads, micro, n, d, head_hidden, head_dim;
-    int memory;
-    const char *json;
-} options;
 
 static const struct {
     const char *name;
@@ -122,7 +116,7 @@ static void parse(options *o, int argc, char **argv) {
 
 /* ---- the training step --------------------------------------------------------------------- */
 
-static double vit_flop(const options *o, double side) {
+double vit_flop(const options *o, double side) {
     double patches = (side / (double)o->patch) * (side / (double)o->patch), tokens = patches + 1.0, d = (double)o->dim;
     double block = 24.0 * tokens * d * d + 4.0 * tokens * tokens * d;
     return 2.0 * patches * 3.0 * (double)(o->patch * o->patch) * d + (double)o->depth * block;
@@ -257,10 +251,12 @@ int main(int argc, char **argv) {
     FILE *json = o.json != NULL ? fopen(o.json, "a") : NULL;
     if (strcmp(mode, "step") == 0) {
         bench_step(&o, context, json);
+    } else if (strcmp(mode, "embed") == 0) {
+        bench_embed(&o, context, json);
     } else if (strcmp(mode, "coding-rate") == 0) {
         bench_coding_rate(&o, context, json);
     } else {
-        fprintf(stderr, "bench: unknown mode %s (step, coding-rate)\n", mode);
+        fprintf(stderr, "bench: unknown mode %s (step, embed, coding-rate)\n", mode);
         return 2;
     }
     if (json != NULL)

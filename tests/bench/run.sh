@@ -1,7 +1,7 @@
 #!/bin/sh
-# What `meson compile -C build bench` runs: the training step and the coding rate, on one thread and on all.
+# What `meson compile -C build bench` runs: the training step on one thread and on all, embedding and the coding rate.
 #     sh tests/bench/run.sh PATH/simdino-bench
-# SIMDINO_BENCH_JSON names a file for the figures. A PyTorch program that times the same work (modes `step` and `coding_rate`, options as below) is
+# SIMDINO_BENCH_JSON names a file for the figures. A PyTorch program that times the same work (modes `step`, `embed` and `coding_rate`, options as below) is
 # run beside it when SIMDINO_BENCH_PEER holds its command line.
 set -eu
 bench=$1
@@ -33,6 +33,12 @@ for threads in 1 "$cores"; do
 done
 theirs step --size small --image 224 --local 96 --locals 10 --batch 4 --threads "$cores"
 theirs step --dim 192 --depth 6 --heads 3 --patch 4 --image 32 --local 16 --locals 6 --batch 64 --threads "$cores"
+for batch in 1 8 64; do
+    ours embed --threads "$cores" --batch $batch
+    theirs embed --size small --batch $batch --threads "$cores"
+done
+ours embed --threads "$cores" --dim 768 --patch 14 --batch 8
+theirs embed --size base --patch 14 --batch 8 --threads "$cores"
 for n in 64 512 4096; do
     ours coding-rate --n $n --d 256 --threads "$cores"
     theirs coding_rate --n $n --d 256 --threads "$cores"

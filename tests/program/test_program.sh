@@ -324,10 +324,26 @@ run recipe nothing
 expect 1 "no such recipe" 'no recipe and no file "nothing"' err
 run inspect dinov2.safetensors --tensors
 expect 0 "inspect a checkpoint" 'dim 16, depth 1' out 'training *dinov2, step 3 of 3' out 'mask_token' out
-run convert simdino.safetensors -o official.npz
+run convert simdino.safetensors official.npz
 expect 0 "convert to official names" 'under official names' out
+run convert simdino.safetensors official.npz -o other.npz
+expect 2 "convert to two files" 'only one file' err
+run convert simdino.safetensors
+expect 2 "convert to no file" 'which file' err
 run inspect official.npz --tensors --heads 1
 expect 0 "inspect what was converted" 'cls_token' out '0 missing, 0 unexpected' out
+run embed --weights simdino.safetensors --data data --out own.npy
+expect 0 "features of a checkpoint" 'saved own.npy' out
+run embed --weights official.npz --heads 1 --mean 0.286 --std 0.353 --data data --out published.npy
+expect 0 "features of published weights" 'saved published.npy' out
+cmp own.npy published.npy >out 2>err
+report $? "published weights give the same features"
+run embed --weights official.npz --heads 1 --mean 0.286,0.3 --data data --out published.npy
+expect 2 "too many means" 'gives 2 numbers, the network has 1 channels' err
+run embed --weights official.npz --heads 3 --data data --out published.npy
+expect 1 "heads that do not divide the width" 'heads' err
+run knn --weights official.npz --heads 1 --data data -k 3
+expect 0 "k-NN of published weights" 'trained network' out
 run convert whole.csv -o y.npz
 expect 1 "convert what is no file of weights" 'whole.csv' err
 run convert simdino.safetensors -o official.txt
