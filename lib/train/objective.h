@@ -20,7 +20,6 @@ typedef struct sd_batch_features {
 /* What changes from step to step. */
 typedef struct sd_objective_values {
     double eps_sq, coeff, teacher_temp;
-    bool train_prototypes; /* false: their gradient is not wanted */
 } sd_objective_values;
 
 typedef struct sd_objective_result {

@@ -1,7 +1,8 @@
 /* The recipes: those of the official code, and some for small images. What a line means is in train.h.
  *
- * Sources: SimDINO's README and parser, SimDINOv2's ssl_default_config and simdino_config, DINO's published arguments of
- * ViT-S/16 and ViT-B/16, DINOv2's ssl_default_config and vitl16_short. Published runs of SimDINO split the batch over 8
+ * Sources: SimDINO's README and parser, SimDINOv2's ssl_default_config and simdino_config, DINO's README (the full
+ * command for ViT-S/16, that for ViT-B/16) and the defaults of its parser, DINOv2's ssl_default_config and vitl16_short.
+ * The checkpoints that DINO's authors publish come from longer runs with arguments of their own, which lie beside them. Published runs of SimDINO split the batch over 8
  * GPUs whose Gram matrices are not summed: loss.groups = 8 computes the same in one process. */
 #include "train/recipes.h"
 
@@ -59,25 +60,23 @@ static const char simdinov2_vitb16[] =
     "model.dim = 768\nmodel.depth = 12\nmodel.heads = 12\n";
 
 static const char dino_vits16[] =
-    "# DINO, ViT-S/16 on ImageNet: 1024 images a step, 800 epochs\n"
+    "# DINO, ViT-S/16 on ImageNet: the full command of its README, 16 GPUs with 64 images each, 300 epochs\n"
     "method = dino\n"
     "model.dim = 384\nmodel.depth = 12\nmodel.heads = 6\nmodel.patch_size = 16\nmodel.drop_path = 0.1\n"
     "model.head_hidden = 2048\nmodel.head_dim = 256\nmodel.prototypes = 65536\nmodel.prototype_scale = 1\n"
     OFFICIAL_CROPS
-    "augment.global_scale = 0.25,1\naugment.local_scale = 0.05,0.25\n"
+    "augment.local_crops = 8\n"
     "dino.student_temp = 0.1\ndino.center_momentum = 0.9\n"
     "teacher_temp_start = 0.04\nteacher_temp = 0.07\nteacher_temp_epochs = 30\nfreeze_epochs = 1\n"
-    "batch_size = 1024\nepochs = 800\nbase_lr = 0.0005\nlr_rule = linear\nmin_lr = 1e-5\nwarmup_epochs = 10\n"
+    "batch_size = 1024\nepochs = 300\nbase_lr = 0.0005\nlr_rule = linear\nmin_lr = 1e-6\nwarmup_epochs = 10\n"
     "weight_decay = 0.04\nweight_decay_end = 0.4\nmomentum = 0.996\nmomentum_end = 1\n"
-    "clip = none\n";
+    "clip = tensor\nclip_limit = 3\n";
 
 static const char dino_vitb16[] =
-    "# DINO, ViT-B/16 on ImageNet: 1024 images a step, 400 epochs\n"
+    "# DINO, ViT-B/16 on ImageNet: the defaults of its code, as in its README, 16 GPUs with 64 images each, 100 epochs\n"
     "include = dino-vits16\n"
     "model.dim = 768\nmodel.depth = 12\nmodel.heads = 12\nmodel.prototype_scale = 0\n"
-    "teacher_temp_epochs = 50\nfreeze_epochs = 3\n"
-    "epochs = 400\nbase_lr = 0.00075\nmin_lr = 2e-6\n"
-    "clip = tensor\nclip_limit = 0.3\n";
+    "teacher_temp = 0.04\nteacher_temp_epochs = 0\nepochs = 100\n";
 
 static const char dinov2_vitl16[] =
     "# DINOv2, ViT-L/16 on ImageNet (its default configuration): 32 GPUs with 64 images each, epochs of 1250 steps.\n"

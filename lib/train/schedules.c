@@ -34,8 +34,6 @@ sd_step_values sd_trainer_values(const sd_pretrainer_config *c, uint64_t step) {
                 .eps_sq = c->eps_sq_end > 0.0 ? along(c->loss.eps_sq, c->eps_sq_end, c, step) : c->loss.eps_sq,
                 .coeff = c->coeff_end >= 0.0 ? along(c->loss.coeff, c->coeff_end, c, step) : c->loss.coeff,
                 .teacher_temp = prototypes ? teacher_temp_at(c, step) : 0.0,
-                /* DINOv2 clips by the norm of the whole head, to which a frozen last layer's gradient belongs */
-                .train_prototypes = prototypes,
             },
     };
 }
