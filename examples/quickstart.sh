@@ -4,7 +4,8 @@
 # installs what is missing (Debian packages; elsewhere it names them), builds the library and the program, pretrains a
 # vision transformer with SimDINO on Fashion-MNIST, and measures its features by nearest neighbours.
 # Settings, all optional: SIMDINO_MINUTES of training (default: what is left of ten minutes), SIMDINO_DATA (folder of
-# the images), SIMDINO_BUILD (build folder, default build), and any options of `simdino pretrain` as arguments.
+# the images), SIMDINO_BUILD (build folder, default build), and any options of `simdino pretrain` as arguments
+# (--recipe among them: the one here is for small, centred things).
 set -eu
 
 started=$(date +%s)
@@ -60,7 +61,7 @@ seconds=$((450 - ($(date +%s) - started)))
 minutes=${SIMDINO_MINUTES:-$((seconds / 60)).$((seconds % 60 * 10 / 60))}
 step "Pretraining on 60000 images without labels, $minutes minutes"
 mkdir -p "$results"
-"$simdino" pretrain --data "$data" --out "$results/model.safetensors" --overwrite --minutes "$minutes" \
+"$simdino" pretrain --recipe simdino-centred-grey --data "$data" --out "$results/model.safetensors" --overwrite --minutes "$minutes" \
     --metrics "$results/metrics.csv" --curve "$results/loss.png" "$@"
 
 step "k-NN: how often do the nearest training images have the class of the test image?"
