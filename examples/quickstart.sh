@@ -5,7 +5,7 @@
 # vision transformer with SimDINO on Fashion-MNIST, and measures its features by nearest neighbours.
 # Settings, all optional: SIMDINO_MINUTES of training (default: what is left of ten minutes), SIMDINO_DATA (folder of
 # the images), SIMDINO_BUILD (build folder, default build), and any options of `simdino pretrain` as arguments
-# (--recipe among them: the one here is for small, centred things).
+# (--recipe and --method among them; without them the recipe is simdino-centred-grey).
 set -eu
 
 started=$(date +%s)
@@ -61,7 +61,11 @@ seconds=$((450 - ($(date +%s) - started)))
 minutes=${SIMDINO_MINUTES:-$((seconds / 60)).$((seconds % 60 * 10 / 60))}
 step "Pretraining on 60000 images without labels, $minutes minutes"
 mkdir -p "$results"
-"$simdino" pretrain --recipe simdino-centred-grey --data "$data" --out "$results/model.safetensors" --overwrite --minutes "$minutes" \
+case " $* " in
+*" --recipe"* | *" --method"*) ;;
+*) set -- --recipe simdino-centred-grey "$@" ;;
+esac
+"$simdino" pretrain --data "$data" --out "$results/model.safetensors" --overwrite --minutes "$minutes" \
     --metrics "$results/metrics.csv" --curve "$results/loss.png" "$@"
 
 step "k-NN: how often do the nearest training images have the class of the test image?"

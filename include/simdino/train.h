@@ -222,6 +222,9 @@ SD_API sd_status sd_pretrainer_save(const sd_pretrainer *trainer, const char *pa
 
 /* Makes a pretrainer from a checkpoint: its losses continue exactly as those of the run that was never stopped (same
  * threads not needed, same BLAS kernels needed).
+ * A training takes the memory that its settings ask for, and a file may hold any settings: for one that comes from
+ * elsewhere, look at sd_checkpoint_info() and sd_pretrainer_memory() first. (Loading a network asks for its weights
+ * only, and those are in the file.)
  * Errors: SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_VERSION, SD_ERR_MEMORY. */
 SD_API sd_status sd_pretrainer_resume(sd_context *context, const char *path, sd_pretrainer **trainer);
 
