@@ -49,6 +49,10 @@ sd_dataset *image_folder_dataset(sd_context *context, image_folder *folder);
 bool image_folder_broken(const image_folder *folder, uint64_t index);
 uint64_t image_folder_broken_count(const image_folder *folder);
 
+/* Reports why an image of any data set could not be had; of a folder, whose files are named when they fail, only what is
+ * not known yet. Returns -1. */
+int images_failed(const sd_dataset *dataset, const char *what, sd_status status);
+
 /* The folder that a data set was made from; NULL for other data sets. */
 image_folder *image_folder_of(const sd_dataset *dataset);
 
