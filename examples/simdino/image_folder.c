@@ -36,6 +36,7 @@ struct image_folder {
 };
 
 int32_t image_on_error = ON_ERROR_SKIP;
+const char *const image_on_error_words[] = {"skip", "stop", NULL};
 
 /* All that are open, to find the one of a data set. Opened and closed by one thread. */
 static image_folder *open_folders;

@@ -14,10 +14,11 @@ enum { ON_ERROR_SKIP, ON_ERROR_STOP }; /* left out | the run stops */
 
 /* What --on-error says, for all folders of the program. */
 extern int32_t image_on_error;
+extern const char *const image_on_error_words[];
 #define ON_ERROR_OPTION                                                                                                \
     {                                                                                                                  \
         .kind = OPTION_CHOICE, .name = "on-error", .value = "WHAT", .target = &image_on_error,                         \
-        .choices = (const char *const[]){"skip", "stop", NULL},                                                        \
+        .choices = image_on_error_words,                                                                               \
         .help = "images that cannot be read: skip (default: they are named, counted and left out) or stop"             \
     }
 

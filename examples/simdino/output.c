@@ -1,5 +1,5 @@
 /* Complete-or-absent files. See output.h. */
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700
 #include "output.h"
 
 #include <errno.h>
@@ -29,25 +29,29 @@ static void release(output *file) {
 }
 
 output *output_open(const char *path) {
+    struct stat about;
+    bool exists = stat(path, &about) == 0, regular = exists && S_ISREG(about.st_mode);
+    char *resolved = regular ? realpath(path, NULL) : NULL; /* a link stays, and what it leads to is replaced */
     output *file = calloc(1, sizeof *file);
-    size_t room = strlen(path) + 32;
+    size_t room = strlen(resolved != NULL ? resolved : path) + 32;
     if (file != NULL) {
         file->path = malloc(room);
         file->temporary = malloc(room);
     }
     if (file == NULL || file->path == NULL || file->temporary == NULL) {
+        free(resolved);
         release(file);
         complain("%s: out of memory", path);
         return NULL;
     }
-    struct stat about;
-    file->in_place = stat(path, &about) == 0 && !S_ISREG(about.st_mode); /* to replace a device would harm others */
-    snprintf(file->path, room, "%s", path);
+    file->in_place = exists && !regular; /* to replace a device would harm others */
+    snprintf(file->path, room, "%s", resolved != NULL ? resolved : path);
     if (file->in_place) {
         snprintf(file->temporary, room, "%s", path);
     } else {
-        snprintf(file->temporary, room, "%s.%ld.tmp", path, (long)getpid());
+        snprintf(file->temporary, room, "%s.%ld.tmp", file->path, (long)getpid());
     }
+    free(resolved);
     file->stream = fopen(file->temporary, "wb");
     if (file->stream == NULL) {
         complain("cannot write %s: %s", path, strerror(errno));
