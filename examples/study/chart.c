@@ -34,7 +34,7 @@ typedef struct results {
     double low, high;
 } results;
 
-static int collapsed(const result *r) { return r->accuracy < 20 || r->rank < 1.5; }
+static int collapsed(const result *r) { return r->accuracy < 20 || r->rank < 1.1; }
 
 static size_t row_of(results *all, const char *variant) {
     for (size_t i = 0; i < all->row_count; i++) {

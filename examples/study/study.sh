@@ -52,6 +52,23 @@ calibrate() { # DATA METHOD
     rm -f "$out/speed.safetensors" "$out/speed.csv"
 }
 
+# What the k-NN accuracies are to be compared with: raw pixels, and the network before training.
+baseline() { # DATA
+    result=$out/runs/$1_baseline.csv
+    [ -s "$result" ] && return 0
+    folder=$(folder_of "$1")
+    "$simdino" pretrain --data "$folder" --out "$out/one.safetensors" --overwrite --steps 1 --threads 1 >/dev/null 2>&1
+    "$simdino" knn --weights "$out/one.safetensors" --data "$folder" --train-limit 20000 --test-limit 5000 --center on \
+        --threads 1 2>/dev/null | awk -v data="$1" '
+        /raw pixels/ { name = "pixels" }
+        /untrained network/ { name = "untrained" }
+        / trained network/ { name = "" }
+        /%/ && name != "" { for (i = 1; i <= NF; i++) if ($i ~ /%$/) { printf "%s,%s,baseline,base,0,0,%.2f,0,0,0\n", data, name, $i; break } }
+        ' >"$result.new"
+    mv "$result.new" "$result"
+    rm -f "$out/one.safetensors"
+}
+
 run_one() { # DATA METHOD PART VARIANT SEED BATCH OPTIONS...
     name=$1 method=$2 part=$3 variant=$4 seed=$5 batch=$6
     shift 6
@@ -150,7 +167,7 @@ case ${1:-} in
     number=$2
     set -- $(plan | sed -n "${number}p")
     run_one "$@"
-    echo "[$(ls "$out/runs" | grep -c '\.csv$')/$(plan | wc -l)] $1 $2 $3 $4 seed $5: $(tail -n 1 \
+    echo "[$(ls "$out/runs" | grep -v baseline | grep -c '\.csv$')/$(plan | wc -l)] $1 $2 $3 $4 seed $5: $(tail -n 1 \
         "$out/runs/$(key_of "$1" "$2" "$3" "$4" "$5").csv" 2>/dev/null | awk -F, '{ print "k-NN " $7 "%, rank " $8 }')"
     ;;
 tables)
@@ -163,6 +180,7 @@ tables)
     fi
     mkdir -p "$out/runs"
     for pair in $data; do
+        baseline "${pair%%=*}"
         for method in $methods; do
             calibrate "${pair%%=*}" "$method"
         done

@@ -96,13 +96,8 @@ typedef struct sd_simdino_config {
                            in the official code. */
     int32_t normalized; /* 1 (default): compression uses the plain dot product, rows being of length 1 already;
                            0: it divides by the norms (clamped at 1e-8), as SimDINO's cosine_similarity does */
-    /* Number of past samples whose W_i stands below that of the batch when its rate is taken: the rate is that of
-     * samples + queue rows (their number enters scale and gamma), the gradient reaches the batch's alone. For batches
-     * that are small beside the width of the features. Default 0, none. Not in the official code. Needs groups = 1 or
-     * reduce_gram = 1. See sd_simdino_loss_commit. */
-    uint64_t queue;
     /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
-    int64_t reserved[7];
+    int64_t reserved[8];
 } sd_simdino_config;
 
 SD_API void sd_simdino_config_init(sd_simdino_config *config);
@@ -142,16 +137,6 @@ SD_API sd_status sd_simdino_loss_set_weights(sd_simdino_loss *loss, double eps_s
  * infinity in a feature, or a factorisation that failed: sd_last_error() names view, group and pivot). */
 SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *student, const float *teacher,
                                           size_t samples, size_t views, float *grad, sd_simdino_result *result);
-
-/* The queue of sd_simdino_config. An evaluation that succeeded offers its W_0 and W_1; commit takes what was offered
- * since the last commit or discard into the queue, where it pushes out the oldest rows, and discard forgets it. So
- * evaluations between two commits (the pieces of a batch) see the same queue, and a step that failed leaves it as it
- * was. Without a queue both do nothing. */
-SD_API void sd_simdino_loss_commit(sd_simdino_loss *loss);
-SD_API void sd_simdino_loss_discard(sd_simdino_loss *loss);
-/* Its whole state, 2 x queue rows of dim, writable, for saving and resuming: for each view the oldest row first, and
- * zeros at the end while it is not full. NULL without a queue. */
-SD_API float *sd_simdino_loss_queue(sd_simdino_loss *loss);
 
 /* ---- masked patches: SimDINOv2 -------------------------------------------------------------- */
 

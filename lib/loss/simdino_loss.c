@@ -3,13 +3,11 @@
  *
  *   compression = mean over (teacher view i in {0, 1}, student view j != i) and samples of cos(t_i, s_j)
  *   expansion   = gamma * mean over i in {0, 1} of R(W_i), W_i = s_i or (s_i + t_i)/2
- *                 and, if there is a queue, the W_i of past samples below
  *
  * Compression costs one dot product for each student row, not one for each pair: with weighted rows, the sum over i !=
  * j of <t_i, s_j> is <T_j, s_j>, where T_0 = t_1, T_1 = t_0 and T_j = t_0 + t_1 for the local views. */
 #include "loss/features.h"
 #include "loss/rate.h"
-#include "loss/rate_queue.h"
 
 #include "math/math.h"
 
@@ -20,7 +18,6 @@
 #define GLOBAL_VIEWS ((size_t)2)
 #define NORM_FLOOR 1e-8   /* as torch's cosine_similarity */
 #define BLOCK ((size_t)32) /* samples of one piece of the compression */
-#define QUEUE_MAX (1ull << 24) /* rows */
 
 struct sd_simdino_loss {
     sd_context *context;
@@ -32,9 +29,8 @@ struct sd_simdino_loss {
     sd_rate_failure *failures;
     bool *failed;
     double *block_sums;        /* compression of each block of samples */
-    float *mixed;              /* 2 x rate rows x dim: (s + t)/2 for expa_type 1, and what is queued */
-    float *expansion_grad;     /* 2 x rate rows x dim: -d expansion / d student */
-    sd_rate_queue queue;       /* capacity 0: none */
+    float *mixed;              /* 2 x samples x dim: (s + t)/2, for expa_type 1 */
+    float *expansion_grad;     /* 2 x samples x dim: -d expansion / d student */
 };
 
 /* What one evaluation hands to its tasks. */
@@ -42,7 +38,6 @@ typedef struct pass {
     sd_simdino_loss *loss;
     const float *student, *teacher;
     size_t samples, views;
-    size_t queued, rate_rows;  /* rows of past samples; samples and they together */
     size_t groups;             /* of the rates: 1 when the Grams are summed */
     size_t rate_tasks, blocks;
     double alpha, rate_scale;  /* rate_scale: weight of dR/dW in the gradient */
@@ -76,11 +71,6 @@ static sd_status check_config(const sd_simdino_config *config) {
                "reduce_gram is %d: it must be 0 or 1", (int)config->reduce_gram);
     SD_REQUIRE(config->normalized == 0 || config->normalized == 1, SD_ERR_ARGUMENT,
                "normalized is %d: it must be 0 or 1", (int)config->normalized);
-    SD_REQUIRE(config->queue <= QUEUE_MAX, SD_ERR_ARGUMENT, "queue is %llu: it must be at most %llu",
-               (unsigned long long)config->queue, QUEUE_MAX);
-    SD_REQUIRE(config->queue == 0 || config->groups == 1 || config->reduce_gram == 1, SD_ERR_ARGUMENT,
-               "queue is %llu with %d groups that have a rate each: a queue needs one rate (groups 1 or reduce_gram 1)",
-               (unsigned long long)config->queue, (int)config->groups);
     for (size_t i = 0; i < sizeof(config->reserved) / sizeof(*config->reserved); i++)
         SD_REQUIRE(config->reserved[i] == 0, SD_ERR_ARGUMENT, "reserved[%zu] is not 0: set by a newer header?", i);
     return SD_OK;
@@ -89,13 +79,12 @@ static sd_status check_config(const sd_simdino_config *config) {
 static sd_status allocate_all(sd_simdino_loss *loss) {
     sd_status status = SD_OK;
     sd_context *context = loss->context;
-    size_t threads = sd_threads(context), count, rows, queue = (size_t)loss->config.queue;
-    size_t rate_rows = loss->max_samples + queue;
+    size_t threads = sd_threads(context), count, rows;
 
     loss->task_count = GLOBAL_VIEWS * (loss->config.reduce_gram ? 1 : (size_t)loss->config.groups);
     /* One task more, the effective rank, may run at the same time. */
     loss->space_count = sd_size_min(threads, loss->task_count + 1);
-    SD_EXPECT(sd_size_mul(GLOBAL_VIEWS, rate_rows, &count) && sd_size_mul(count, loss->dim, &count) &&
+    SD_EXPECT(sd_size_mul(GLOBAL_VIEWS, loss->max_samples, &count) && sd_size_mul(count, loss->dim, &count) &&
                   sd_size_mul(loss->max_samples, loss->max_views, &rows) && sd_size_mul(rows, loss->dim, &rows),
               SD_ERR_MEMORY, "%zu samples of %zu views of %zu features do not fit into memory", loss->max_samples,
               loss->max_views, loss->dim);
@@ -107,15 +96,13 @@ static sd_status allocate_all(sd_simdino_loss *loss) {
     loss->spaces = SD_NEW_ARRAY(context, sd_rate_space, loss->space_count);
     if (!loss->rates || !loss->failures || !loss->failed || !loss->block_sums || !loss->expansion_grad || !loss->spaces)
         return SD_ERR_MEMORY;
-    if (queue > 0)
-        SD_TRY(sd_rate_queue_create(context, queue, loss->dim, &loss->queue));
-    if (loss->config.expa_type == 1 || queue > 0) {
+    if (loss->config.expa_type == 1) {
         loss->mixed = SD_NEW_ARRAY(context, float, count);
         if (!loss->mixed)
             return SD_ERR_MEMORY;
     }
     for (size_t i = 0; i < loss->space_count; i++)
-        SD_TRY(sd_rate_space_create(context, NULL, sd_size_min(rate_rows, loss->dim), &loss->spaces[i]));
+        SD_TRY(sd_rate_space_create(context, NULL, sd_size_min(loss->max_samples, loss->dim), &loss->spaces[i]));
 cleanup:
     return status;
 }
@@ -139,9 +126,6 @@ SD_API sd_status sd_simdino_loss_create(sd_context *context, const sd_simdino_co
     SD_REQUIRE(max_samples >= (size_t)read.groups && max_samples <= SD_BLAS_MAX, SD_ERR_ARGUMENT,
                "max_samples is %zu: it must be between the %d groups and %zu", max_samples, (int)read.groups,
                SD_BLAS_MAX);
-    SD_REQUIRE(max_samples <= SD_BLAS_MAX - (size_t)read.queue, SD_ERR_ARGUMENT,
-               "max_samples and queue are %zu and %llu: together they must be at most %zu", max_samples,
-               (unsigned long long)read.queue, SD_BLAS_MAX);
     l = SD_NEW(context, sd_simdino_loss);
     if (!l)
         return SD_ERR_MEMORY;
@@ -181,7 +165,6 @@ SD_API void sd_simdino_loss_destroy(sd_simdino_loss *loss) {
     sd_release(context, loss->failures);
     sd_release(context, loss->failed);
     sd_release(context, loss->block_sums);
-    sd_rate_queue_destroy(context, &loss->queue);
     sd_release(context, loss->mixed);
     sd_release(context, loss->expansion_grad);
     sd_release(context, loss);
@@ -189,33 +172,22 @@ SD_API void sd_simdino_loss_destroy(sd_simdino_loss *loss) {
 
 /* ---- expansion ----------------------------------------------------------------------------- */
 
-/* The rows of one view, or of one group of it, whose rate counts: group rows x dim, and what is queued. */
-static const float *rate_rows_of(const pass *p, size_t view, size_t first, size_t rows) {
-    const sd_simdino_loss *loss = p->loss;
-    size_t dim = loss->dim;
-    const float *s = p->student + (view * p->samples + first) * dim;
-    const float *t = p->teacher + (view * p->samples + first) * dim;
-    if (loss->mixed == NULL)
-        return s;
-    float *w = loss->mixed + (view * p->rate_rows + first) * dim;
-    if (loss->config.expa_type == 1) {
-        for (size_t i = 0; i < rows * dim; i++)
-            w[i] = 0.5f * (s[i] + t[i]);
-    } else {
-        memcpy(w, s, rows * dim * sizeof *w);
-    }
-    if (p->queued > 0)
-        memcpy(w + rows * dim, sd_rate_queue_view(&loss->queue, view), p->queued * dim * sizeof *w);
-    return w;
-}
-
-/* R of one group of one global view, and its part of the gradient. */
+/* R of one group of one global view, and its part of the gradient. W: group rows x dim. */
 static void rate_task(pass *p, size_t task, size_t thread) {
     sd_simdino_loss *loss = p->loss;
     size_t view = task / p->groups, group = task % p->groups, rows = p->samples / p->groups, dim = loss->dim;
-    size_t first = group * rows;
-    const sd_rows z = {.f32 = rate_rows_of(p, view, first, rows), .n = rows + p->queued, .d = dim, .ld = dim};
-    const sd_rows_out out = {.f32 = loss->expansion_grad + (view * p->rate_rows + first) * dim, .ld = dim};
+    size_t offset = (view * p->samples + group * rows) * dim;
+    const float *w = p->student + offset;
+
+    if (loss->config.expa_type == 1) {
+        float *mixed = loss->mixed + offset;
+        const float *t = p->teacher + offset;
+        for (size_t i = 0; i < rows * dim; i++)
+            mixed[i] = 0.5f * (w[i] + t[i]);
+        w = mixed;
+    }
+    const sd_rows z = {.f32 = w, .n = rows, .d = dim, .ld = dim};
+    const sd_rows_out out = {.f32 = loss->expansion_grad + offset, .ld = dim};
     size_t slot = loss->space_count > loss->task_count ? task : thread;
     loss->failed[task] = !sd_rate_evaluate(&loss->spaces[slot], &z, p->alpha, SD_RATE_DOUBLE_GRAM, p->rate_scale,
                                            &loss->rates[task], p->want_grad ? &out : NULL, &loss->failures[task]);
@@ -245,7 +217,7 @@ static double compress_row(const pass *p, size_t view, size_t r, const double te
 
     if (grad) {
         /* d/ds of scale*<T, s>: scale*T, and through the length -scale^3 <T, s> s. */
-        const float *global = view < GLOBAL_VIEWS ? p->loss->expansion_grad + (view * p->rate_rows + r) * dim : NULL;
+        const float *global = view < GLOBAL_VIEWS ? p->loss->expansion_grad + (view * p->samples + r) * dim : NULL;
         float c0 = (float)(-p->pair_scale * scale * a0), c1 = (float)(-p->pair_scale * scale * a1);
         float own = clamped ? 0.0f : (float)(p->pair_scale * scale * scale * scale * product);
         for (size_t i = 0; i < dim; i++)
@@ -311,9 +283,6 @@ static sd_status fail_features(const pass *p) {
                                isnan(features[i]) ? "NaN" : "infinite");
         }
     }
-    for (size_t i = 0; i < GLOBAL_VIEWS * p->loss->queue.capacity * dim; i++)
-        SD_REQUIRE(isfinite(p->loss->queue.rows[i]), SD_ERR_NUMERIC, "the queue: feature %zu of row %zu is not finite",
-                   i % dim, i / dim);
     return SD_OK;
 }
 
@@ -355,16 +324,14 @@ SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *st
     SD_REQUIRE(views >= GLOBAL_VIEWS && views <= loss->max_views, SD_ERR_ARGUMENT,
                "views is %zu: it must be between 2 and %zu", views, loss->max_views);
 
+    double gamma = sd_coding_rate_gamma(samples, loss->dim);
     double pairs = (double)(GLOBAL_VIEWS * views - GLOBAL_VIEWS);
     pass p = {.loss = loss, .student = student, .teacher = teacher, .samples = samples, .views = views, .grad = grad};
-    p.queued = loss->queue.capacity > 0 ? sd_rate_queue_filled(&loss->queue) : 0;
-    p.rate_rows = samples + p.queued;
-    double gamma = sd_coding_rate_gamma(p.rate_rows, loss->dim);
     p.groups = config->reduce_gram ? 1 : groups;
     p.rate_tasks = GLOBAL_VIEWS * p.groups;
     p.blocks = sd_size_ceil(samples, BLOCK);
     /* All N m samples enter the scale, whether or not the Gram holds all of them. */
-    p.alpha = sd_rate_alpha((double)p.rate_rows, loss->dim, config->eps_sq);
+    p.alpha = sd_rate_alpha((double)samples, loss->dim, config->eps_sq);
     p.rate_scale = -gamma / (double)p.rate_tasks * (config->expa_type == 1 ? 0.5 : 1.0);
     p.pair_scale = config->coeff / (pairs * (double)samples);
     p.want_grad = grad != NULL;
@@ -382,10 +349,6 @@ SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *st
     status = check_values(&p, compression);
     if (status == SD_OK && grad)
         status = sd_run(loss->context, gradient_task, &p, p.blocks);
-    if (status == SD_OK && loss->queue.capacity > 0) {
-        const float *const seen[] = {loss->mixed, loss->mixed + p.rate_rows * loss->dim};
-        sd_rate_queue_add(&loss->queue, seen, samples);
-    }
     if (status == SD_OK && result)
         *result = (sd_simdino_result){.loss = -config->coeff * compression - gamma * rate,
                                       .compression = compression,
@@ -395,17 +358,3 @@ SD_API sd_status sd_simdino_loss_evaluate(sd_simdino_loss *loss, const float *st
                                       .similarity = sd_mean_similarity(student, samples, loss->dim)};
     return status;
 }
-
-/* ---- the queue ------------------------------------------------------------------------------ */
-
-SD_API void sd_simdino_loss_commit(sd_simdino_loss *loss) {
-    if (loss && loss->queue.capacity > 0)
-        sd_rate_queue_commit(&loss->queue);
-}
-
-SD_API void sd_simdino_loss_discard(sd_simdino_loss *loss) {
-    if (loss)
-        sd_rate_queue_discard(&loss->queue);
-}
-
-SD_API float *sd_simdino_loss_queue(sd_simdino_loss *loss) { return loss ? loss->queue.rows : NULL; }

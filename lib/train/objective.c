@@ -170,31 +170,22 @@ sd_status sd_objective_evaluate(sd_objective *o, const sd_model *student, const 
 /* ---- between steps ------------------------------------------------------------------------- */
 
 void sd_objective_commit(sd_objective *objective) {
-    if (objective->simdino != NULL)
-        sd_simdino_loss_commit(objective->simdino);
     sd_dino_loss_commit(objective->dino);
     sd_patch_loss_commit(objective->patch);
 }
 
 void sd_objective_discard(sd_objective *objective) {
-    if (objective->simdino != NULL)
-        sd_simdino_loss_discard(objective->simdino);
     sd_dino_loss_discard(objective->dino);
     sd_patch_loss_discard(objective->patch);
 }
 
 size_t sd_objective_state_count(const sd_objective *objective) {
-    if (objective->simdino != NULL)
-        return objective->config.loss.queue > 0;
     bool centers = objective->config.dino.target == SD_TARGET_CENTER;
     return centers ? (size_t)(objective->dino != NULL) + (size_t)(objective->patch != NULL) : 0;
 }
 
 sd_objective_state sd_objective_state_at(const sd_objective *objective, size_t index) {
     const sd_model_config *model = &objective->config.model;
-    if (objective->simdino != NULL)
-        return (sd_objective_state){"queue", sd_simdino_loss_queue(objective->simdino),
-                                    2 * (size_t)objective->config.loss.queue, objective->width};
     if (index == 0)
         return (sd_objective_state){"center", sd_dino_loss_center(objective->dino), 1, (size_t)model->prototypes};
     return (sd_objective_state){"patch_center", sd_patch_loss_center(objective->patch), 1,

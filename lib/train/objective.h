@@ -33,7 +33,7 @@ sd_status sd_objective_create(sd_context *context, const sd_pretrainer_config *c
 void sd_objective_destroy(sd_objective *objective);
 
 /* Value, gradients with respect to the features, and those of the student's prototypes, which are added into `gradient`,
- * an array of the model's layout. What the objective keeps between steps (centers, queue) changes with commit only:
+ * an array of the model's layout. What the objective keeps between steps (centers) changes with commit only:
  * several evaluations before it count as the pieces of one batch. */
 sd_status sd_objective_evaluate(sd_objective *objective, const sd_model *student, const sd_model *teacher,
                                 const sd_objective_values *values, const sd_batch_features *features, float *gradient,
