@@ -9,7 +9,8 @@
 set -eu
 
 purpose=${1:-run}
-build="gcc g++ libc6-dev meson ninja-build pkg-config libopenblas-dev liblapacke-dev zlib1g-dev"
+build="gcc g++ libc6-dev meson ninja-build pkg-config libopenblas-dev liblapacke-dev zlib1g-dev
+    libjpeg-dev libpng-dev"
 case $purpose in
 run) packages="$build dataset-fashion-mnist" ;;
 test) packages="$build libcmocka-dev valgrind abigail-tools locales" ;;
@@ -22,15 +23,17 @@ docs) packages="$build doxygen" ;;
 esac
 
 explain() {
-    echo "Needed: a C compiler, meson (1.0 or later), ninja, pkg-config, a BLAS with its C interface, LAPACKE, zlib."
+    echo "Needed: a C compiler, meson (1.0 or later), ninja, pkg-config, a BLAS with its C interface, LAPACKE, zlib;"
+    echo "for JPEG and PNG files in the program: libjpeg-turbo, libpng."
     [ "$purpose" = test ] && echo "For the tests: cmocka; better also a C++ compiler, valgrind and libabigail."
     [ "$purpose" = bench ] && echo "For the comparison: PyTorch for Python."
     [ "$purpose" = docs ] && echo "For the API reference: Doxygen."
     [ "$purpose" = run ] && echo "For the quick start: the four Fashion-MNIST files (train-images-idx3-ubyte.gz, ...)."
     echo "  Debian, Ubuntu: apt-get install $packages"
-    echo "  Fedora:         dnf install gcc gcc-c++ meson ninja-build pkgconf openblas-devel lapack-devel zlib-devel $1"
-    echo "  Arch:           pacman -S base-devel meson openblas lapacke zlib $2"
-    echo "  macOS:          brew install meson ninja pkg-config openblas lapack $3"
+    echo "  Fedora:         dnf install gcc gcc-c++ meson ninja-build pkgconf openblas-devel lapack-devel zlib-devel \\
+                      libjpeg-turbo-devel libpng-devel $1"
+    echo "  Arch:           pacman -S base-devel meson openblas lapacke zlib libjpeg-turbo libpng $2"
+    echo "  macOS:          brew install meson ninja pkg-config openblas lapack jpeg-turbo libpng $3"
     echo "                  export PKG_CONFIG_PATH=\"\$(brew --prefix openblas)/lib/pkgconfig:\$(brew --prefix lapack)/lib/pkgconfig\""
 }
 

@@ -9,6 +9,9 @@
 #include "png_writer.h"
 
 canvas *canvas_create(int width, int height) {
+    if (width < 1 || height < 1 || (size_t)width > CANVAS_MOST_PIXELS / (size_t)height) {
+        return NULL;
+    }
     canvas *picture = malloc(sizeof *picture);
     uint8_t *pixels = malloc((size_t)width * (size_t)height * 3);
     if (picture == NULL || pixels == NULL) {
@@ -81,7 +84,7 @@ void canvas_text(canvas *picture, int x, int y, int scale, color ink, const char
 
 int canvas_write_png(const canvas *picture, int shrink, const char *path) {
     int width = picture->width / shrink, height = picture->height / shrink;
-    canvas *small = canvas_create(width, height);
+    canvas *small = shrink > 1 ? canvas_create(width, height) : NULL;
     if (small == NULL) {
         return png_write(path, picture->pixels, picture->width, picture->height);
     }

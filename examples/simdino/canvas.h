@@ -17,7 +17,8 @@ typedef struct color {
 #define GLYPH_WIDTH  6 /* with the gap behind it */
 #define GLYPH_HEIGHT 9 /* 7 above the base line, 2 below */
 
-/* A white canvas; NULL when memory is short. */
+/* A white canvas; NULL when memory is short, or it would have more pixels than this. */
+#define CANVAS_MOST_PIXELS ((size_t)1 << 28)
 canvas *canvas_create(int width, int height);
 void canvas_destroy(canvas *picture);
 

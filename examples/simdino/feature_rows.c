@@ -81,21 +81,22 @@ int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *resu
         sd_image image;
         void *token = NULL;
         sd_status status = sd_dataset_acquire(dataset, i, &image, &token);
-        if (status != SD_OK) {
-            failed("cannot read an image", status);
+        int outcome = status == SD_OK ? 0 : images_failed(dataset, "cannot read the images", status);
+        if (status == SD_OK) {
+            outcome = take_pixels(dataset, i, &image, limit, result);
+            sd_dataset_release(dataset, i, token);
+        }
+        if (i == 0 && outcome == 0) {
+            progress_begin("pixels", 0, result->count);
+        }
+        if (outcome != 0 || interrupted()) {
+            progress_end();
             features_free(result);
             return -1;
         }
-        int outcome = take_pixels(dataset, i, &image, limit, result);
-        sd_dataset_release(dataset, i, token);
-        if (outcome == 0 && interrupted()) {
-            outcome = -1;
-        }
-        if (outcome != 0) {
-            features_free(result);
-            return -1;
-        }
+        progress_update(i + 1, "");
     }
+    progress_end();
     return 0;
 }
 
@@ -158,7 +159,7 @@ int features_of_dataset(sd_context *context, const sd_model *model, const sd_emb
         }
         if (status != SD_OK) {
             if (status != SD_ERR_CANCELLED) {
-                failed("cannot embed the images", status);
+                images_failed(dataset, "cannot embed the images", status);
             }
             features_free(result);
             outcome = -1;

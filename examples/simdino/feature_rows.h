@@ -28,8 +28,8 @@ int features_of_pixels(const sd_dataset *dataset, uint64_t limit, features *resu
 int features_of_model(sd_context *context, const sd_model *model, const sd_pretrainer_config *trained,
                       const sd_dataset *dataset, uint64_t limit, sd_embed_kind kind, const char *what,
                       features *result);
-/* Fills labels and images, and takes out the rows of images that could not be read. 0, or -1 with the reason reported
- * (also when no row is left). */
+/* Fills labels and images, and takes out the rows of images that could not be read (perhaps all of them). 0, or -1 with
+ * the reason reported. */
 int features_keep_readable(const sd_dataset *dataset, features *result);
 void features_free(features *result);
 

@@ -14,6 +14,7 @@
 #include "program.h"
 
 #define DEEPEST    32
+#define MOST_LONG  256 /* times as long as wide: made larger, a line of pixels would fill the memory */
 #define LOOK_INTO  64 /* files whose headers are read to learn of colours */
 #define PATH_ROOM  4096
 
@@ -35,6 +36,7 @@ struct image_folder {
 };
 
 int32_t image_on_error = ON_ERROR_SKIP;
+const char *const image_on_error_words[] = {"skip", "stop", NULL};
 
 /* All that are open, to find the one of a data set. Opened and closed by one thread. */
 static image_folder *open_folders;
@@ -64,33 +66,76 @@ static int add_path(image_folder *folder, const char *path) {
     return 0;
 }
 
-/* `path` has room for PATH_ROOM characters and `length` of them. */
-static int walk(image_folder *folder, char *path, size_t length, int depth) {
-    DIR *directory = opendir(path);
-    if (directory == NULL) {
-        complain("cannot open %s: %s", path, strerror(errno));
+/* The folders that one lies in, outermost last: a link back to one of them would never end. */
+typedef struct place {
+    dev_t device;
+    ino_t number;
+    const struct place *outer;
+    int depth;
+} place;
+
+static bool inside_of(const place *inner, const struct stat *about) {
+    for (; inner != NULL; inner = inner->outer) {
+        if (inner->device == about->st_dev && inner->number == about->st_ino) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int walk(image_folder *folder, char *path, size_t length, const place *outer);
+
+/* The entry `name` of folder `here`; its path has `length` characters. */
+static int walk_entry(image_folder *folder, char *path, size_t length, const char *name, const place *here) {
+    struct stat about;
+    bool there = stat(path, &about) == 0;
+    if (!there || !S_ISDIR(about.st_mode)) {
+        return image_name(name) ? add_path(folder, path) : 0; /* a link that leads nowhere is a broken image */
+    }
+    if (inside_of(here, &about)) {
+        complain("warning: %s leads back to a folder that it lies in: not followed", path);
+        return 0;
+    }
+    if (here->depth == DEEPEST) {
+        complain("%s: more than %d folders in each other", path, DEEPEST);
         return -1;
     }
+    return walk(folder, path, length, here);
+}
+
+/* `path` has room for PATH_ROOM characters and `length` of them. */
+static int walk(image_folder *folder, char *path, size_t length, const place *outer) {
+    DIR *directory = opendir(path);
+    struct stat about;
+    if (directory == NULL || stat(path, &about) != 0) {
+        complain("cannot open %s: %s", path, strerror(errno));
+        if (directory != NULL) {
+            closedir(directory);
+        }
+        return -1;
+    }
+    const place here = {about.st_dev, about.st_ino, outer, outer != NULL ? outer->depth + 1 : 0};
     int result = 0;
-    for (const struct dirent *entry; result == 0 && (entry = readdir(directory)) != NULL;) {
+    while (result == 0) {
+        errno = 0;
+        const struct dirent *entry = readdir(directory);
+        if (entry == NULL) {
+            if (errno != 0) {
+                complain("cannot read %s: %s", path, strerror(errno));
+                result = -1;
+            }
+            break;
+        }
         if (entry->d_name[0] == '.') {
             continue; /* hidden, or the folder itself */
         }
         const char *slash = path[length - 1] == '/' ? "" : "/";
         int added = snprintf(path + length, PATH_ROOM - length, "%s%s", slash, entry->d_name);
-        struct stat about;
         if ((size_t)added >= PATH_ROOM - length) {
             path[length] = '\0';
             complain("warning: %s: a name in it is too long", path);
-        } else if (stat(path, &about) == 0 && S_ISDIR(about.st_mode)) {
-            if (depth == DEEPEST) {
-                complain("%s: more than %d folders in each other", path, DEEPEST);
-                result = -1;
-            } else {
-                result = walk(folder, path, length + (size_t)added, depth + 1);
-            }
-        } else if (image_name(entry->d_name)) {
-            result = add_path(folder, path); /* a link that leads nowhere is a broken image */
+        } else {
+            result = walk_entry(folder, path, length + (size_t)added, entry->d_name, &here);
         }
         path[length] = '\0';
     }
@@ -111,7 +156,7 @@ static int add_folder(image_folder *folder, const char *root) {
         return -1;
     }
     strcpy(path, root);
-    if (walk(folder, path, strlen(path), 0) != 0) {
+    if (walk(folder, path, strlen(path), NULL) != 0) {
         return -1;
     }
     if (folder->count > first) {
@@ -341,6 +386,20 @@ static void mark_broken(image_folder *folder, uint64_t index, const char *why) {
     pthread_mutex_unlock(&folder->lock);
 }
 
+/* Reads a file that is to be embedded or trained on, which makes it larger or smaller. */
+static int read_usual(const char *path, int32_t channels, image_pixels *image, char why[IMAGE_WHY]) {
+    if (image_read(path, channels, image, why) != 0) {
+        return -1;
+    }
+    if (image->width / MOST_LONG > image->height || image->height / MOST_LONG > image->width) {
+        snprintf(why, IMAGE_WHY, "%zu x %zu pixels: more than %d times as long as wide", image->width, image->height,
+                 MOST_LONG);
+        image_free(image);
+        return -1;
+    }
+    return 0;
+}
+
 static int acquire(void *opaque, uint64_t index, sd_image *view, void **token) {
     image_folder *folder = opaque;
     for (uint64_t tried = 0; tried < folder->count; tried++) {
@@ -353,7 +412,7 @@ static int acquire(void *opaque, uint64_t index, sd_image *view, void **token) {
             }
             continue;
         }
-        if (image_read(folder->paths[at], folder->channels, &image, why) == 0) {
+        if (read_usual(folder->paths[at], folder->channels, &image, why) == 0) {
             *view = (sd_image){.pixels = image.pixels,
                                .width = image.width,
                                .height = image.height,
@@ -398,6 +457,16 @@ sd_dataset *image_folder_dataset(sd_context *context, image_folder *folder) {
         return NULL;
     }
     return folder->dataset;
+}
+
+int images_failed(const sd_dataset *dataset, const char *what, sd_status status) {
+    const image_folder *folder = image_folder_of(dataset);
+    if (folder == NULL || status != SD_ERR_IO) {
+        failed(what, status);
+    } else if (!folder->reported) {
+        complain("none of the %zu images can be read", folder->count);
+    }
+    return -1;
 }
 
 image_folder *image_folder_of(const sd_dataset *dataset) {

@@ -14,10 +14,11 @@ enum { ON_ERROR_SKIP, ON_ERROR_STOP }; /* left out | the run stops */
 
 /* What --on-error says, for all folders of the program. */
 extern int32_t image_on_error;
+extern const char *const image_on_error_words[];
 #define ON_ERROR_OPTION                                                                                                \
     {                                                                                                                  \
         .kind = OPTION_CHOICE, .name = "on-error", .value = "WHAT", .target = &image_on_error,                         \
-        .choices = (const char *const[]){"skip", "stop", NULL},                                                        \
+        .choices = image_on_error_words,                                                                               \
         .help = "images that cannot be read: skip (default: they are named, counted and left out) or stop"             \
     }
 
@@ -48,6 +49,10 @@ void image_folder_set_channels(image_folder *folder, int32_t channels);
 sd_dataset *image_folder_dataset(sd_context *context, image_folder *folder);
 bool image_folder_broken(const image_folder *folder, uint64_t index);
 uint64_t image_folder_broken_count(const image_folder *folder);
+
+/* Reports why an image of any data set could not be had; of a folder, whose files are named when they fail, only what is
+ * not known yet. Returns -1. */
+int images_failed(const sd_dataset *dataset, const char *what, sd_status status);
 
 /* The folder that a data set was made from; NULL for other data sets. */
 image_folder *image_folder_of(const sd_dataset *dataset);

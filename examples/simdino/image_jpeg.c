@@ -19,7 +19,7 @@ int image_decode_jpeg(const uint8_t *bytes, size_t size, bool header_only, image
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_SCANS 200 /* of a progressive file: each can cost as much time as a whole image */
+#define MOST_SCANS 100 /* of a progressive file: each can cost as much time as a whole image */
 #define TAG_ORIENTATION 0x0112
 
 /* Everything that must survive a longjmp lies here. */
@@ -41,10 +41,16 @@ static void give_up(j_common_ptr common) {
     longjmp(job->escape, 1);
 }
 
-/* Of the warnings, those that tell of missing or wrong pixels are failures. */
+/* Most warnings tell of missing or wrong pixels, and are failures. */
 static void on_message(j_common_ptr common, int level) {
-    int code = common->err->msg_code;
-    if (level < 0 && (code == JWRN_HIT_MARKER || code == JWRN_JPEG_EOF || code == JWRN_HUFF_BAD_CODE)) {
+    static const int harmless[] = {JWRN_ADOBE_XFORM,    JWRN_BOGUS_PROGRESSION, JWRN_EXTRANEOUS_DATA,
+                                   JWRN_JFIF_MAJOR,     JWRN_NOT_SEQUENTIAL,    JWRN_TOO_MUCH_DATA};
+    for (size_t i = 0; i < sizeof harmless / sizeof harmless[0]; i++) {
+        if (common->err->msg_code == harmless[i]) {
+            return;
+        }
+    }
+    if (level < 0) {
         give_up(common);
     }
 }

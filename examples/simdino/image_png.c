@@ -18,7 +18,7 @@ int image_decode_png(const uint8_t *bytes, size_t size, bool header_only, image_
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_CHUNK ((png_alloc_size_t)1 << 24) /* text, colour profiles: nothing that is looked at */
+#define MOST_CHUNK ((png_alloc_size_t)1 << 24) /* of a chunk that is looked at: the palette, transparency */
 #define MOST_SIDE  ((png_uint_32)1 << 27)
 
 /* Everything that must survive a longjmp lies here. */
@@ -58,6 +58,10 @@ static int decode(png_job *job, bool header_only) {
     png_infop info = job->info;
     png_set_user_limits(png, MOST_SIDE, MOST_SIDE);
     png_set_chunk_malloc_max(png, MOST_CHUNK);
+#if defined(PNG_HANDLE_AS_UNKNOWN_SUPPORTED)
+    /* Texts and colour profiles are packed as well: a file could unpack a thousand of them into memory for nothing. */
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
+#endif
     png_set_read_fn(png, job, take_bytes);
     png_read_info(png, info);
     size_t width = png_get_image_width(png, info), height = png_get_image_height(png, info);

@@ -14,6 +14,7 @@
 #define CHUNK      ((uint64_t)256) /* images embedded before their rows go into the index */
 #define MOST_PATHS 4096
 #define SHEET_ROWS 24
+#define SHEET_COLUMNS 24
 
 static bool ends_with(const char *text, const char *ending) {
     size_t length = strlen(text), wanted = strlen(ending);
@@ -30,6 +31,20 @@ static int save_index(const sd_index *index, const char *path) {
     sd_status status = sd_index_save(index, path);
     progress_end();
     return status == SD_OK ? EXIT_OK : failed("cannot save the index", status);
+}
+
+/* A disk that is full leaves an older index together with its own list. */
+static int save_both(const sd_index *index, const index_list *list, const char *path) {
+    output *text = index_list_write(list, path);
+    if (text == NULL) {
+        return EXIT_FAILED;
+    }
+    int result = save_index(index, path);
+    if (result != EXIT_OK) {
+        output_discard(text);
+        return result;
+    }
+    return output_close(text) == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
 /* ---- build --------------------------------------------------------------------------------- */
@@ -61,7 +76,10 @@ static int add_chunk(sd_embedder *embedder, const source *data, const sd_dataset
     const image_folder *folder = image_folder_of(images);
     sd_status status = sd_embed_dataset(embedder, images, first, count, rows, dim);
     if (status != SD_OK) {
-        return status == SD_ERR_CANCELLED ? EXIT_INTERRUPTED : failed("cannot embed the images", status);
+        if (status != SD_ERR_CANCELLED) {
+            images_failed(images, "cannot embed the images", status);
+        }
+        return status == SD_ERR_CANCELLED ? EXIT_INTERRUPTED : EXIT_FAILED;
     }
     for (uint64_t i = 0; i < count; i++) {
         uint64_t number = first + i;
@@ -125,6 +143,7 @@ static int build_from_images(const build_settings *s, sd_context *context, sd_in
     network net = {0};
     source data = {0};
     list->net = s->net;
+    list->net.weights = list->weights;
     int result = network_open(context, &s->net, &net);
     if (result != EXIT_OK) {
         return result;
@@ -167,7 +186,8 @@ static int build_from_rows(const build_settings *s, sd_context *context, sd_inde
     if (result == EXIT_OK) {
         sd_status status = sd_index_create(context, rows.columns, (sd_metric)s->metric, index);
         if (status == SD_OK) {
-            status = sd_index_add(*index, NULL, rows.floats, rows.rows, rows.columns);
+            size_t count = s->limit > 0 && s->limit < rows.rows ? (size_t)s->limit : rows.rows;
+            status = sd_index_add(*index, NULL, rows.floats, count, rows.columns);
         }
         result = status == SD_OK ? EXIT_OK : failed(s->data, status);
     }
@@ -178,19 +198,16 @@ static int build_from_rows(const build_settings *s, sd_context *context, sd_inde
 static int build(const build_settings *s, sd_context *context) {
     sd_index *index = NULL;
     index_list list = {.split = s->split};
-    list.data = malloc(strlen(s->data) + 1);
-    int result = list.data != NULL ? EXIT_OK : no_memory();
+    list.data = index_list_path(s->data);
+    list.weights = s->net.weights != NULL ? index_list_path(s->net.weights) : NULL;
+    bool enough = list.data != NULL && (list.weights != NULL || s->net.weights == NULL);
+    int result = enough ? EXIT_OK : no_memory();
     if (result == EXIT_OK) {
-        strcpy(list.data, s->data);
         result = ends_with(s->data, ".npy") ? build_from_rows(s, context, &index)
                                             : build_from_images(s, context, &index, &list);
     }
-    /* The list first: an index without its list would be one of numbers. */
-    if (result == EXIT_OK && index_list_write(&list, s->out) != 0) {
-        result = EXIT_FAILED;
-    }
     if (result == EXIT_OK) {
-        result = save_index(index, s->out);
+        result = save_both(index, &list, s->out);
     }
     if (result == EXIT_OK) {
         printf("saved %s: %llu rows of %zu numbers, compared by %s\n", s->out,
@@ -231,7 +248,7 @@ static int command_build(int argc, char **argv) {
          .target = &s.limit,
          .least = 0,
          .most = 1e15,
-         .help = "only the first N images (default: 0, all)"},
+         .help = "only the first N images or rows (default: 0, all)"},
         ON_ERROR_OPTION,
         NETWORK_CHOICE_OPTIONS(s.net),
         HEAD_OPTION(s.net),
@@ -394,13 +411,17 @@ static int draw_sheet(const query_run *r) {
     if (r->rows.count > SHEET_ROWS) {
         say("the contact sheet shows the first %d of %llu queries", SHEET_ROWS, (unsigned long long)r->rows.count);
     }
+    if (r->k > SHEET_COLUMNS) {
+        say("the contact sheet shows the %d nearest of %zu", SHEET_COLUMNS, r->k);
+    }
     const index_sheet sheet = {
         .title = title,
         .queries = r->images,
         .query_files = r->files,
         .numbers = r->rows.images,
         .rows = r->rows.count < SHEET_ROWS ? (size_t)r->rows.count : SHEET_ROWS,
-        .columns = r->k,
+        .columns = r->k < SHEET_COLUMNS ? r->k : SHEET_COLUMNS,
+        .found = r->k,
         .ids = r->ids,
         .scores = r->scores,
         .list = &r->list,
@@ -418,6 +439,11 @@ static int query(query_run *r) {
     const query_settings *s = r->settings;
     int result = load_index(r->context, s->paths[0], &r->index);
     if (result == EXIT_OK && index_list_read(s->paths[0], &r->list) < 0) {
+        result = EXIT_FAILED;
+    }
+    if (result == EXIT_OK && r->list.count > 0 && r->list.count != sd_index_count(r->index)) {
+        complain("%s has %llu rows, and %s.list tells of %zu images: they are not of one making", s->paths[0],
+                 (unsigned long long)sd_index_count(r->index), s->paths[0], r->list.count);
         result = EXIT_FAILED;
     }
     if (result == EXIT_OK) {

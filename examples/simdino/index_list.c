@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "output.h"
 #include "program.h"
 
 #define HEADLINE "simdino index list 1"
@@ -24,26 +24,42 @@ static char *copy_text(const char *text) {
     return copy != NULL ? strcpy(copy, text) : NULL;
 }
 
-int index_list_add(index_list *list, int64_t id, const char *label, const char *name) {
+char *index_list_path(const char *path) {
+    char folder[4096];
+    if (path[0] == '/' || path[0] == '\0' || access(path, F_OK) != 0 || getcwd(folder, sizeof folder) == NULL) {
+        return copy_text(path);
+    }
+    while (path[0] == '.' && path[1] == '/') {
+        path += 2 + strspn(path + 2, "/");
+    }
+    size_t room = strlen(folder) + strlen(path) + 2;
+    char *whole = malloc(room);
+    if (whole != NULL) {
+        snprintf(whole, room, "%s%s%s", folder, strcmp(folder, "/") == 0 ? "" : "/", path);
+    }
+    return whole;
+}
+
+/* Takes over both texts, which may be NULL: memory was short then. */
+static int append(index_list *list, int64_t id, char *label, char *name) {
     if (list->count == list->room) {
         size_t room = list->room > 0 ? 2 * list->room : 256;
         index_entry *entries = realloc(list->entries, room * sizeof *entries);
-        if (entries == NULL) {
-            complain("out of memory");
-            return -1;
-        }
-        list->entries = entries;
-        list->room = room;
+        list->entries = entries != NULL ? entries : list->entries;
+        list->room = entries != NULL ? room : list->room;
     }
-    index_entry entry = {id, copy_text(label), copy_text(name)};
-    if (entry.label == NULL || entry.name == NULL) {
-        free(entry.label);
-        free(entry.name);
+    if (list->count == list->room || label == NULL || name == NULL) {
+        free(label);
+        free(name);
         complain("out of memory");
         return -1;
     }
-    list->entries[list->count++] = entry;
+    list->entries[list->count++] = (index_entry){id, label, name};
     return 0;
+}
+
+int index_list_add(index_list *list, int64_t id, const char *label, const char *name) {
+    return append(list, id, copy_text(label), index_list_path(name));
 }
 
 const index_entry *index_list_find(const index_list *list, int64_t id) {
@@ -120,12 +136,12 @@ static char *list_path(const char *index_path) {
     return path;
 }
 
-int index_list_write(const index_list *list, const char *index_path) {
+output *index_list_write(const index_list *list, const char *index_path) {
     char *path = list_path(index_path);
     output *file = path != NULL ? output_open(path) : NULL;
     free(path);
     if (file == NULL) {
-        return -1;
+        return NULL;
     }
     output_write(file, HEADLINE "\n", strlen(HEADLINE) + 1);
     if (list->net.weights != NULL) {
@@ -148,7 +164,11 @@ int index_list_write(const index_list *list, const char *index_path) {
         output_write(file, id, (size_t)snprintf(id, sizeof id, "%lld\t", (long long)list->entries[i].id));
         write_value(file, list->entries[i].label, list->entries[i].name);
     }
-    return output_close(file);
+    if (output_sync(file) != 0) {
+        output_discard(file);
+        return NULL;
+    }
+    return file;
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */
@@ -187,7 +207,7 @@ static size_t read_reals(const char *text, double *numbers) {
 static bool take_value(index_list *list, const char *key, const char *value) {
     char *end = NULL;
     long number = strtol(value, &end, 10);
-    bool whole = end != value && *end == '\0' && number >= -1 && number <= INT32_MAX;
+    bool whole = end != value && *end == '\0' && number >= -1 && number <= 65536; /* as the options have it */
     if (strcmp(key, "weights") == 0) {
         free(list->weights);
         list->net.weights = list->weights = copy_text(value);
@@ -247,7 +267,7 @@ static bool take_entry(index_list *list, char *line) {
     *name++ = '\0';
     read_text(label);
     read_text(name);
-    return index_list_add(list, id, label, name) == 0;
+    return append(list, id, copy_text(label), copy_text(name)) == 0;
 }
 
 static bool read_lines(FILE *stream, index_list *list) {
@@ -309,6 +329,7 @@ int index_list_read(const char *index_path, index_list *list) {
     }
     if (result != 0) {
         index_list_free(list);
+        *list = (index_list){.net = NETWORK_OPTIONS_DEFAULT};
     }
     free(path);
     return result;

@@ -92,9 +92,9 @@ int index_sheet_write(const index_sheet *s, const char *path) {
         int y = HEAD + (int)row * (TILE + TEXT + GAP);
         draw_query(s, picture, row, y);
         for (size_t k = 0; k < s->columns; k++) {
-            int64_t id = s->ids[row * s->columns + k];
+            int64_t id = s->ids[row * s->found + k];
             if (id >= 0) {
-                draw_found(s, picture, id, s->scores[row * s->columns + k], MARGIN + TILE + APART + (int)k * step, y);
+                draw_found(s, picture, id, s->scores[row * s->found + k], MARGIN + TILE + APART + (int)k * step, y);
             }
         }
     }

@@ -10,7 +10,8 @@ typedef struct index_sheet {
     const image_folder *query_files;
     const uint64_t *numbers;   /* of the rows of the result */
     size_t rows, columns;
-    const int64_t *ids;        /* rows x columns; -1: nothing */
+    size_t found;              /* for each query, of which the first `columns` are shown */
+    const int64_t *ids;        /* rows x found; -1: nothing */
     const float *scores;
     const index_list *list;
     const sd_dataset *images;  /* of the index, where they are not files; else NULL */

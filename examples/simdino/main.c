@@ -62,7 +62,8 @@ int main(int argc, char **argv) {
         if (strcmp(name, commands[i].name) == 0) {
             int result = commands[i].run(argc - 1, argv + 1);
             /* A full disk under a redirected output is a failure too. */
-            if (fflush(stdout) != 0 && result == EXIT_OK) {
+            bool lost = fflush(stdout) != 0 || ferror(stdout);
+            if (lost && result == EXIT_OK) {
                 complain("cannot write to standard output");
                 result = EXIT_FAILED;
             }

@@ -70,12 +70,14 @@ static double knn_accuracy(run *r) {
     const sd_model *teacher = sd_pretrainer_teacher(r->trainer);
     const sd_pretrainer_config *config = &r->settings.config;
     if (features_of_model(r->context, teacher, config, r->data.train, KNN_TRAIN, SD_EMBED_CLASS, NULL, &base) == 0 &&
-        features_of_model(r->context, teacher, config, r->data.test, KNN_TEST, SD_EMBED_CLASS, NULL, &queries) == 0) {
+        features_of_model(r->context, teacher, config, r->data.test, KNN_TEST, SD_EMBED_CLASS, NULL, &queries) == 0 &&
+        features_keep_readable(r->data.train, &base) == 0 && features_keep_readable(r->data.test, &queries) == 0 &&
+        base.count > 0 && queries.count > 0) {
         sd_knn_result result;
         size_t k = base.count < 20 ? (size_t)base.count : 20;
         if (sd_normalize_rows(base.rows, (size_t)base.count, base.dim, base.dim, NULL) == SD_OK &&
             sd_normalize_rows(queries.rows, (size_t)queries.count, base.dim, base.dim, NULL) == SD_OK &&
-            sd_knn_classify(r->context, base.rows, labels, (size_t)base.count, queries.rows, test_labels,
+            sd_knn_classify(r->context, base.rows, base.labels, (size_t)base.count, queries.rows, queries.labels,
                             (size_t)queries.count, base.dim, (size_t)classes, k, 0.07, NULL, &result) == SD_OK) {
             accuracy = result.top1;
         }
@@ -277,7 +279,7 @@ static void say_how_to_resume(const run *r) {
 }
 
 static int report_broken_step(const run *r, sd_status status) {
-    failed("training stopped", status);
+    images_failed(r->data.train, "training stopped", status);
     if (status == SD_ERR_NUMERIC) {
         complain("a smaller --lr or a longer --warmup may help%s",
                  r->settings.config.method <= SD_METHOD_SIMDINOV2 ? ", or a larger --eps" : "");

@@ -48,6 +48,7 @@ static size_t fill_table(pretrain_settings *s) {
         FREE(OPTION_TEXT, "data", "PATH", &s->data, SOURCE_PATH_HELP),
         {.kind = OPTION_TEXT, .name = "out", .letter = 'o', .value = "FILE", .target = &s->out,
          .help = "the checkpoint, a safetensors file (default: model.safetensors; with --resume: the file resumed)"},
+        ON_ERROR_OPTION,
         FREE(OPTION_FLAG, "overwrite", NULL, &s->overwrite, "let a new run replace an existing checkpoint"),
         FREE(OPTION_TEXT, "resume", "FILE", &s->resume,
              "go on from this checkpoint, exactly as if the run had not been stopped; its settings are kept"),

@@ -17,8 +17,10 @@ void say(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     progress_hide();
+    flockfile(stderr); /* threads that read images complain at the same time */
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
+    funlockfile(stderr);
     va_end(arguments);
 }
 
@@ -26,9 +28,11 @@ void complain(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     progress_hide();
+    flockfile(stderr);
     fputs("simdino: ", stderr);
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
+    funlockfile(stderr);
     va_end(arguments);
 }
 

@@ -10,7 +10,9 @@
 #include "program.h"
 #include "progress.h"
 
-#define MOST_IMAGES 64
+#define MOST_IMAGES    64
+#define MOST_PATCHES   20000
+#define MOST_ATTENTION ((size_t)1 << 30) /* numbers, of one image */
 
 typedef struct show_settings {
     network_options net;
@@ -88,15 +90,17 @@ static int compute_image(show_run *r, const sd_image *image, show_image *to) {
     }
     size_t patches = to->rows * to->columns, dim = (size_t)r->net.shape.dim, heads = (size_t)r->net.shape.heads;
     size_t registers = (size_t)r->net.shape.registers, side = 1 + registers + patches;
-    if (side > 20000) {
+    /* The attention of all tokens is as large as a network's largest activation, and needed only where it is drawn. */
+    bool attends = r->settings->what != SHOW_PCA && !(r->settings->what == SHOW_SIMILARITY && r->settings->patch_given);
+    if (patches > MOST_PATCHES || (attends && heads * side * side > MOST_ATTENTION)) {
         complain("%s: %zu patches: a smaller --size is needed", to->name, patches);
         return EXIT_FAILED;
     }
-    float *all = malloc(heads * side * side * sizeof *all);
+    float *all = attends ? malloc(heads * side * side * sizeof *all) : NULL;
     float *tokens = realloc(r->tokens, (r->token_count + patches) * dim * sizeof *tokens);
     r->tokens = tokens != NULL ? tokens : r->tokens;
-    to->attention = malloc(heads * patches * sizeof *to->attention);
-    if (all == NULL || tokens == NULL || to->attention == NULL) {
+    to->attention = attends ? malloc(heads * patches * sizeof *to->attention) : NULL;
+    if (tokens == NULL || (attends && (all == NULL || to->attention == NULL))) {
         free(all);
         return no_memory();
     }
@@ -106,7 +110,7 @@ static int compute_image(show_run *r, const sd_image *image, show_image *to) {
     outputs.attention = all;
     outputs.attention_block = r->settings->block;
     status = sd_embed_tokens(r->embedder, image, &outputs);
-    if (status == SD_OK) {
+    if (status == SD_OK && attends) {
         status = sd_class_attention(all, heads, registers, patches, to->attention);
     }
     free(all);
@@ -213,6 +217,7 @@ static int compute_similarities(show_run *r, size_t count) {
 static int compute_images(show_run *r, size_t *count) {
     uint64_t files = image_folder_count(r->files);
     int32_t channels = r->net.shape.channels == 1 ? 1 : 3;
+    uint64_t broken = 0;
     int result = EXIT_OK;
     if (files > MOST_IMAGES) {
         say("the first %d of %llu images are shown", MOST_IMAGES, (unsigned long long)files);
@@ -230,6 +235,7 @@ static int compute_images(show_run *r, size_t *count) {
             bool stops = image_on_error == ON_ERROR_STOP;
             complain("%s%s: %s", stops ? "" : "left out: ", path, why);
             result = stops ? EXIT_FAILED : EXIT_OK;
+            broken++;
             continue;
         }
         sd_image view = {.pixels = pixels.pixels, .width = pixels.width, .height = pixels.height,
@@ -243,6 +249,9 @@ static int compute_images(show_run *r, size_t *count) {
     if (result == EXIT_OK && *count == 0) {
         complain("none of the images can be read");
         result = EXIT_FAILED;
+    } else if (result == EXIT_OK && broken > 0) {
+        say("%llu of %llu images could not be read and were left out", (unsigned long long)broken,
+            (unsigned long long)files);
     }
     return result;
 }

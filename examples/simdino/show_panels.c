@@ -205,7 +205,8 @@ int show_write(const show_sheet *s, const char *path) {
     }
     canvas *picture = canvas_create(width, height);
     if (picture == NULL) {
-        complain("%s: out of memory", path);
+        complain("%s: a picture of %d x %d pixels does not fit into memory: show fewer images, or a smaller --panel", path,
+                 width, height);
         free(panels);
         return -1;
     }

@@ -214,6 +214,23 @@ static int make_datasets(sd_context *context, source *data) {
     return 0;
 }
 
+/* "train" is the name of a class, too: without test images, and where it is not the only folder of images. 0 or -1. */
+static int train_or_class(const char *folder, source *data) {
+    image_folder *all = NULL;
+    if (open_images(folder, &all) < 0) {
+        return -1;
+    }
+    if (all != NULL && image_folder_class_count(all) > 1) {
+        say("%s: train is taken for one of %zu classes, as there are no folders test or val", folder,
+            image_folder_class_count(all));
+        image_folder_close(data->train_images);
+        data->train_images = all;
+    } else {
+        image_folder_close(all);
+    }
+    return 0;
+}
+
 static int open_image_folder(sd_context *context, const char *folder, source *data) {
     static const char *const tests[] = {"test", "val", "valid", "validation"};
     char train[PATH_ROOM], test[PATH_ROOM];
@@ -224,9 +241,15 @@ static int open_image_folder(sd_context *context, const char *folder, source *da
                 return -1;
             }
         }
+        result = data->test_images == NULL ? train_or_class(folder, data) : 0;
     } else if (result > 0) {
         result = open_images(folder, &data->train_images);
     }
+    return result == 0 ? make_datasets(context, data) : result;
+}
+
+static int open_image_file(sd_context *context, const char *path, source *data) {
+    int result = image_folder_from_list(&path, 1, &data->train_images);
     return result == 0 ? make_datasets(context, data) : result;
 }
 
@@ -307,7 +330,11 @@ static int open_path(sd_context *context, const char *path, source *data) {
     case FILE_CIFAR: return open_cifar_files(context, path, data);
     case FILE_UNKNOWN: break;
     }
-    complain("%s: neither an IDX file (which begins with the bytes 0 0 8 3) nor CIFAR-10 records (of 3073 bytes)",
+    if (image_name(path)) {
+        return open_image_file(context, path, data);
+    }
+    complain("%s: neither an IDX file (which begins with the bytes 0 0 8 3) nor CIFAR-10 records (of 3073 bytes), nor a "
+             "JPEG or PNG file by its name",
              first);
     return -1;
 }
@@ -365,6 +392,8 @@ int source_open(sd_context *context, const char *path, const char *test_path, so
                 result = make_datasets(context, data);
             } else if (data->test_images != NULL) {
                 image_folder_set_channels(data->test_images, 3);
+            } else if (data->train_images != NULL && source_classes(data->test) > source_classes(data->train)) {
+                data->class_names = NULL; /* they are of the training images only */
             }
         }
         source_close(&other);
@@ -374,8 +403,7 @@ int source_open(sd_context *context, const char *path, const char *test_path, so
         void *token = NULL;
         sd_status status = sd_dataset_acquire(data->train, 0, &image, &token);
         if (status != SD_OK) {
-            failed(path, status);
-            result = -1;
+            result = images_failed(data->train, path, status);
         } else {
             data->channels = image.channels;
             data->width = image.width;

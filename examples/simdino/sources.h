@@ -19,8 +19,8 @@ typedef struct source {
 
 /* `path` is a folder with the four files of MNIST or Fashion-MNIST (plain or .gz), a folder with CIFAR-10's binary
  * files, one IDX file of images (its labels and test images are looked for beside it), CIFAR-10 files with commas
- * between them, or a folder of JPEG and PNG files: in it, or in a folder for each class, or in folders train and test (or
- * val) that hold such folders.
+ * between them, one JPEG or PNG file, or a folder of them: in it, or in a folder for each class, or in folders train and
+ * test (or val) that hold such folders.
  * `test_path` (or NULL) names another place for the test images. Returns 0, or -1 with the reason reported. */
 int source_open(sd_context *context, const char *path, const char *test_path, source *data);
 void source_close(source *data);

@@ -13,6 +13,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#if defined(FUZZ_IMAGES)
+#include "image_file.h"
+#endif
+
 /* What the library may take for a file of so many bytes: deflate unpacks to 1032 times as much at most. */
 #define MEMORY_FIXED    ((size_t)64 << 20)
 #define MEMORY_PER_BYTE ((size_t)1200)
@@ -282,11 +286,60 @@ static fuzz_result run_cifar(const uint8_t *data, size_t size) {
     return result;
 }
 
+/* ---- image files ---------------------------------------------------------------------------------- */
+
+#if defined(FUZZ_IMAGES)
+/* What is decoded twice must be the same, and of all forms of one image. */
+static void check_forms(const uint8_t *data, size_t size, const image_pixels *image, char why[IMAGE_WHY]) {
+    image_pixels again, other;
+    size_t count = image->width * image->height;
+    if (count == 0 || count > IMAGE_MOST_PIXELS || (image->channels != 1 && image->channels != 3))
+        abort();
+    if (image_read(path, 0, &again, why) != 0 || again.width != image->width || again.height != image->height ||
+        memcmp(again.pixels, image->pixels, count * (size_t)image->channels) != 0)
+        abort();
+    image_free(&again);
+    if (image_decode(data, size, image->channels == 1 ? 3 : 1, &other, why) != 0 || other.width != image->width ||
+        other.height != image->height || other.channels == image->channels)
+        abort();
+    image_free(&other);
+}
+
+static fuzz_result run_image(const uint8_t *data, size_t size) {
+    fuzz_result result = {SD_OK, 0};
+    image_pixels image;
+    char why[IMAGE_WHY] = "";
+    write_file(data, size);
+    image_file_channels(path);
+    if (image_decode(data, size, 0, &image, why) == 0) {
+        check_forms(data, size, &image, why);
+    } else {
+        result.status = SD_ERR_FORMAT;
+        if (image.pixels || why[0] == '\0' || !memchr(why, '\0', IMAGE_WHY))
+            abort();
+    }
+    image_free(&image);
+    return result;
+}
+#endif
+
 /* ---- all ------------------------------------------------------------------------------------------ */
 
 const fuzz_entry fuzz_entries[] = {
-    {"safetensors", run_tensors}, {"pth", run_tensors}, {"pth_legacy", run_tensors}, {"npz", run_tensors},
-    {"npy", run_tensors},         {"idx", run_idx},     {"cifar", run_cifar},        {"checkpoint", run_checkpoint},
+    {"safetensors", run_tensors, false},
+    {"pth", run_tensors, false},
+    {"pth_legacy", run_tensors, false},
+    {"npz", run_tensors, false},
+    {"npy", run_tensors, false},
+    {"idx", run_idx, false},
+    {"cifar", run_cifar, false},
+    {"checkpoint", run_checkpoint, false},
+#if defined(FUZZ_IMAGES) && defined(HAVE_JPEG)
+    {"jpeg", run_image, true},
+#endif
+#if defined(FUZZ_IMAGES) && defined(HAVE_PNG)
+    {"png", run_image, true},
+#endif
 };
 const size_t fuzz_entry_count = sizeof fuzz_entries / sizeof fuzz_entries[0];
 

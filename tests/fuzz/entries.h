@@ -4,6 +4,7 @@
 
 #include <simdino/base.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,6 +16,7 @@ typedef struct fuzz_result {
 typedef struct fuzz_entry {
     const char *format; /* as the folder of its corpus */
     fuzz_result (*run)(const uint8_t *data, size_t size);
+    bool of_program; /* a reader of the program: its messages do not name the file, its memory is not counted */
 } fuzz_entry;
 
 extern const fuzz_entry fuzz_entries[];
