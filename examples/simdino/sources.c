@@ -78,6 +78,9 @@ static file_kind kind_of_file(const char *path) {
     if (stat(path, &status) != 0) {
         return FILE_MISSING;
     }
+    if (!S_ISREG(status.st_mode)) {
+        return FILE_UNKNOWN; /* a pipe would make the program wait */
+    }
     gzFile file = gzopen(path, "rb"); /* reads plain files as well */
     if (file == NULL) {
         return FILE_MISSING;

@@ -195,6 +195,8 @@ fi
 run embed strange $color -o strange.npz
 expect 0 "links that lead nowhere, pipes, what may not be read" "$wanted" err "$wanted2" err \
     "$((files - 1)) of $files images" err '1 rows' out
+run embed strange/pipe.png $color -o strange.npz
+expect 1 "a pipe by its name" 'strange/pipe.png: not a regular file' err
 images plain long.png 3000 1
 run embed long.png $color -o long.npz
 expect 1 "a line of pixels" '3000 x 1 pixels: more than 256 times as long as wide' err 'none of the 1 images' err
@@ -314,6 +316,15 @@ report $? "at all"
 run index build gray-idx3-ubyte --weights gray.safetensors -o idx.index
 run index query idx.index gray/007.png -k 1 --contact-sheet idx.png
 expect 0 "an index of an IDX file, asked with an image" '^ *1 *1 *7$' out 'saved idx.png' out
+
+# The same network as others publish it: the list beside the index keeps what such a file does not tell.
+run convert color.safetensors official.npz
+run index build data --weights official.npz --heads 2 --mean 0.4 --std 0.3 --blocks 2 -o official.index
+expect 0 "an index by published weights" '36 rows of 64 numbers' out
+run index query official.index data/train/cat/05.png -k 1
+expect 0 "knows how they were used" '^ *1 *1 *5  cat' out
+run show data/train/cat/05.png --weights official.npz --heads 2 -o official.png
+expect 0 "show by published weights" 'saved official.png' out
 
 run index export all.index -o rows.npy --ids ids.npy
 expect 0 "index export" '36 rows of 32' out
