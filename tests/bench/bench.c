@@ -1,9 +1,10 @@
 /* bench - how fast the library is, as a share of the machine's own sgemm rate measured in the same run.
  *
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
- *           [--threads N] [--memory] [--json FILE]
- *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
+ *           [--threads N] [--memory] [--precision fp32|bf16] [--json FILE]
+ *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N --precision fp32|bf16]
  *     bench coding-rate [--n N --d N]
+ *     bench products [--m ROWS --n OUT --d IN]
  *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
  *
  * GFLOP/s counts the matrix products of a step (2mnk each; backward = 2 forward) of the whole network, also those that
@@ -92,7 +93,8 @@ static const struct {
     {"--locals", offsetof(options, locals)}, {"--batch", offsetof(options, batch)},
     {"--steps", offsetof(options, steps)},   {"--threads", offsetof(options, threads)},
     {"--micro", offsetof(options, micro)},   {"--n", offsetof(options, n)},
-    {"--d", offsetof(options, d)},           {"--head-hidden", offsetof(options, head_hidden)},
+    {"--d", offsetof(options, d)},           {"--m", offsetof(options, m)},
+           {"--head-hidden", offsetof(options, head_hidden)},
     {"--head-dim", offsetof(options, head_dim)},
 };
 
@@ -105,6 +107,8 @@ static void parse(options *o, int argc, char **argv) {
             *(long *)((char *)o + NUMBERS[k].offset) = strtol(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--memory") == 0) {
             o->memory = 1;
+        } else if (strcmp(argv[i], "--precision") == 0 && i + 1 < argc) {
+            check(sd_precision_from_name(argv[++i], &o->precision), "--precision");
         } else if (strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
             o->json = argv[++i];
         } else {
@@ -253,10 +257,12 @@ int main(int argc, char **argv) {
         bench_step(&o, context, json);
     } else if (strcmp(mode, "embed") == 0) {
         bench_embed(&o, context, json);
+    } else if (strcmp(mode, "products") == 0) {
+        bench_products(&o, json);
     } else if (strcmp(mode, "coding-rate") == 0) {
         bench_coding_rate(&o, context, json);
     } else {
-        fprintf(stderr, "bench: unknown mode %s (step, embed, coding-rate)\n", mode);
+        fprintf(stderr, "bench: unknown mode %s (step, embed, products, coding-rate)\n", mode);
         return 2;
     }
     if (json != NULL)
