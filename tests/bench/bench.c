@@ -153,6 +153,7 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     config.batch_size = (size_t)o->batch;
     config.micro_batch = (size_t)o->micro;
     config.activations = o->memory ? SD_ACTIVATIONS_MEMORY : SD_ACTIVATIONS_SPEED;
+    config.precision = o->precision;
     config.lr = 1e-4;
     size_t planned;
     check(sd_pretrainer_memory(context, &config, &planned), "memory");
@@ -177,9 +178,9 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     double seconds = median(times, (size_t)o->steps), flop = step_flop(o), ceiling = sgemm_rate(context);
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("step  dim %ld depth %ld patch %ld, 2 x %ld + %ld x %ld, batch %ld, %d threads, fp32%s\n", o->dim, o->depth,
+    printf("step  dim %ld depth %ld patch %ld, 2 x %ld + %ld x %ld, batch %ld, %d threads, %s%s\n", o->dim, o->depth,
            o->patch, o->image, o->locals, o->local, o->batch, sd_context_threads(context),
-           o->memory ? ", activations recomputed" : "");
+           sd_precision_name(o->precision), o->memory ? ", activations recomputed" : "");
     printf("  %.1f ms a step (median of %ld, fastest %.1f), %.2f images/s, loss %.4f\n", 1e3 * seconds, o->steps,
            1e3 * times[0], (double)o->batch / seconds, metrics.loss);
     printf("  %.1f GFLOP a step, %.1f GFLOP/s = %.1f%% of sgemm (%.1f GFLOP/s)\n", flop * 1e-9, flop / seconds * 1e-9,
@@ -189,11 +190,12 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     if (json != NULL)
         fprintf(
             json,
-            "{\"mode\": \"step\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"local\": %ld, "
+            "{\"mode\": \"step\", \"precision\": \"%s\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"local\": %ld, "
             "\"locals\": "
             "%ld, \"batch\": %ld, \"threads\": %d, \"seconds\": %.6f, \"images_per_second\": %.4f, \"gflops\": %.3f, "
             "\"sgemm_gflops\": %.3f, \"share\": %.4f, \"planned_bytes\": %zu, \"blas_kernel\": \"%s\"}\n",
-            o->dim, o->depth, o->patch, o->image, o->local, o->locals, o->batch, sd_context_threads(context), seconds,
+            sd_precision_name(o->precision), o->dim, o->depth, o->patch, o->image, o->local, o->locals, o->batch,
+            sd_context_threads(context), seconds,
             (double)o->batch / seconds, flop / seconds * 1e-9, ceiling, flop / seconds * 1e-9 / ceiling, planned,
             sd_blas_kernel());
     free(times);
