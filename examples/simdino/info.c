@@ -29,6 +29,8 @@ int command_info(int argc, char **argv) {
            sd_version_string());
     printf("CPU           %s\n", info.cpu);
     printf("kernels       %s\n", info.kernels);
+    printf("bf16          %s\n",
+           info.bf16[0] != '\0' ? info.bf16 : "not available: this CPU (as SIMDINO_CPU allows it) lacks AVX512_BF16");
     printf("threads       %d\n", sd_context_threads(context));
     printf("BLAS          %s\n", info.blas);
     printf("BLAS kernel   %s\n", info.blas_kernel[0] != '\0' ? info.blas_kernel : "(the BLAS does not tell)");

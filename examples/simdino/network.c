@@ -9,6 +9,7 @@
 
 /* In the order of sd_embed_kind. */
 const char *const network_feature_names[] = {"class", "head", "mean", "class-mean", NULL};
+const char *const network_precision_names[] = {"fp32", "bf16", NULL}; /* sd_precision */
 
 /* Prints what does not fit, line by line. */
 static void print_report(const char *path, const sd_weights_report *report) {
@@ -85,6 +86,7 @@ void network_prepare(const network *net, const network_options *options, const s
         config->resize = 256;
     }
     config->kind = options->head ? SD_EMBED_HEAD : options->features;
+    config->precision = options->precision;
     config->blocks = options->blocks > 0 ? options->blocks : 1;
     if (options->resize >= 0) {
         config->resize = options->resize;

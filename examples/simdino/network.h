@@ -22,6 +22,7 @@ typedef struct network_options {
     size_t mean_count, std_count;
     int32_t heads;      /* of the attention, of files that do not tell; 0: dim / 64 */
     bool lenient;
+    int32_t precision;  /* sd_precision */
     int32_t threads;
 } network_options;
 #define NETWORK_OPTIONS_DEFAULT {.resize = -1, .crop = -1}
@@ -77,6 +78,11 @@ typedef struct network_options {
         .help = "then take the N x N pixels in the middle, 0: all (default for folders of images: the size that the "  \
                 "network was made for, at most 224 with published weights; else 0)"                                    \
     },                                                                                                                 \
+    {                                                                                                                  \
+        .kind = OPTION_CHOICE, .name = "precision", .value = "NAME", .target = &(o).precision,                         \
+        .choices = network_precision_names,                                                                            \
+        .help = "fp32 (default), or bf16: factors of matrix products rounded to bfloat16, where the CPU has it"        \
+    },                                                                                                                 \
     MEAN_OPTIONS(o)
 #define MEAN_OPTIONS(o)                                                                                                \
     {.kind = OPTION_REALS,                                                                                             \
@@ -99,6 +105,7 @@ typedef struct network_options {
     }
 
 extern const char *const network_feature_names[];
+extern const char *const network_precision_names[];
 
 typedef struct network {
     sd_model *model;

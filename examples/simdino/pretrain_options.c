@@ -14,6 +14,7 @@ static const char *const accumulation_names[] = {"whole", "pieces", NULL};   /* 
 static const char *const optimizer_names[] = {"adamw", "sgd", "lars", NULL}; /* sd_optimizer_kind */
 static const char *const activation_names[] = {"speed", "memory", NULL};     /* sd_activation_mode from SPEED on */
 static const char *const clip_names[] = {"none", "tensor", "module", NULL};  /* sd_clip_kind */
+static const char *const precision_names[] = {"fp32", "bf16", NULL};         /* sd_precision */
 static const char *const off_on[] = {"0", "1", NULL};
 
 #define MOST_OPTIONS 100
@@ -173,6 +174,8 @@ static size_t fill_table(pretrain_settings *s) {
         HEADING("Running"),
         WORD("activations", "HOW", &s->activations, activation_names,
              "speed (default), or memory: computes parts of the forward pass twice to need less of it"),
+        WORD("precision", "NAME", &config->precision, precision_names,
+             "fp32 (default), or bf16: factors of matrix products rounded to bfloat16, where the CPU has it"),
         TRAINING(OPTION_COUNT, "seed", "N", &config->seed, 0, MOST_STEPS,
                  "of weights, order and crops (default: 0); equal seeds give equal runs"),
         {.kind = OPTION_INT, .name = "threads", .value = "N", .target = &s->threads, .least = 0, .most = 4096,

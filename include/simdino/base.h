@@ -174,11 +174,36 @@ typedef struct sd_system_info {
     const char *blas_kernel;    /* e.g. "SkylakeX"; "" where the BLAS does not tell */
     int32_t blas_threads;       /* its present number of threads; 0 where it does not tell */
     const char *advice;         /* "" or what to change: a BLAS that runs kernels below what the CPU can, ... */
+    /* what computes SD_PRECISION_BF16: "avx512_bf16 dot" (VDPBF16PS), "avx512_bf16 fma" (FMA of the rounded factors,
+     * where that is faster), "emulated" (see sd_precision_check); "" where it is refused */
+    const char *bf16;
 } sd_system_info;
 
 /* Fills `info`, whose `size` the caller has set to sizeof(sd_system_info). The texts are constants.
  * Thread-safe. Errors: SD_ERR_ARGUMENT. */
 SD_API sd_status sd_system_info_get(sd_system_info *info);
+
+/* ---- precision ----------------------------------------------------------------------------- */
+
+/* What the matrix products of a network are computed in. Everything lies in memory as float either way. */
+typedef enum sd_precision {
+    SD_PRECISION_FP32 = 0,
+    /* both factors of a product are rounded to bfloat16 (8 bits of significand, the exponents of float; round to
+     * nearest even, subnormal numbers are 0), their products are added up in float: what PyTorch's autocast does to
+     * linear layers, attention and prototypes. Weights, norms, softmax, losses, coding rate and optimizer stay as
+     * they are. */
+    SD_PRECISION_BF16 = 1
+} sd_precision;
+
+/* "fp32", "bf16"; NULL for another number. */
+SD_API const char *sd_precision_name(int32_t precision);
+/* Errors: SD_ERR_ARGUMENT for another name. */
+SD_API sd_status sd_precision_from_name(const char *name, int32_t *precision);
+/* SD_OK when this process can compute in `precision`. bf16 needs a CPU with AVX512_BF16 (and SIMDINO_CPU not below
+ * avx512). For tests the environment variable SIMDINO_BF16=emulate allows it anywhere: the same roundings, slower than
+ * fp32. What takes a precision makes this check when it is created.
+ * Thread-safe. Errors: SD_ERR_ARGUMENT (none of sd_precision), SD_ERR_UNSUPPORTED (says what is missing). */
+SD_API sd_status sd_precision_check(int32_t precision);
 
 /* ---- random numbers ------------------------------------------------------------------------ */
 

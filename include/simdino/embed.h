@@ -40,7 +40,7 @@ typedef struct sd_embed_config {
     int32_t blocks;
     int32_t block_norm;     /* 1 (default): with the final norm applied to every block's output */
     int32_t fit;            /* sd_embed_fit, default SD_FIT_CROP */
-    int32_t reserved;
+    int32_t precision;      /* sd_precision of the network's matrix products, default SD_PRECISION_FP32 */
 } sd_embed_config;
 SD_API void sd_embed_config_init(sd_embed_config *config);
 
@@ -49,7 +49,8 @@ SD_API void sd_embed_config_init(sd_embed_config *config);
 SD_API sd_status sd_embed_config_preset(sd_embed_config *config, const char *name);
 
 /* An embedder owns its working memory; several may share one const model, one thread each.
- * The model is borrowed until destroy. Errors: SD_ERR_ARGUMENT, SD_ERR_MEMORY. */
+ * The model is borrowed until destroy. Errors: SD_ERR_ARGUMENT, SD_ERR_UNSUPPORTED (precision, see sd_precision_check),
+ * SD_ERR_MEMORY. */
 typedef struct sd_embedder sd_embedder;
 SD_API sd_status sd_embedder_create(sd_context *context, const sd_model *model, const sd_embed_config *config,
                                     sd_embedder **embedder);

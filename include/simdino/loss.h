@@ -178,8 +178,12 @@ typedef struct sd_dino_config {
     int32_t sinkhorn_iterations; /* default 3 */
     double student_temp;         /* default 0.1 */
     double center_momentum;      /* default 0.9 */
+    /* sd_precision of the products with prototypes, default SD_PRECISION_FP32. Within sd_pretrainer_config it is not
+     * read: its own precision counts */
+    int32_t precision;
+    int32_t unused;
     /* zero; room for later settings, because this struct is also part of sd_pretrainer_config */
-    int64_t reserved[8];
+    int64_t reserved[7];
 } sd_dino_config;
 SD_API void sd_dino_config_init(sd_dino_config *config);
 

@@ -134,12 +134,14 @@ typedef struct sd_activations sd_activations;
 SD_API sd_status sd_activations_create(const sd_model *model, const sd_image_group *shapes, size_t group_count,
                                        sd_activation_mode mode, int32_t all_tokens, sd_activations **activations);
 
-/* The same with all settings. */
+/* The same with all settings. Errors: also SD_ERR_UNSUPPORTED (sd_precision_check). */
 typedef struct sd_activations_config {
     size_t size;
     int32_t mode;       /* sd_activation_mode, default SPEED */
     int32_t all_tokens; /* as above, default 0 */
     size_t max_patches; /* most patches whose own outputs a pass may ask for (sd_forward_options' patches); default 0 */
+    int32_t precision;  /* sd_precision of the passes' matrix products, default SD_PRECISION_FP32 */
+    int32_t reserved;
 } sd_activations_config;
 SD_API void sd_activations_config_init(sd_activations_config *config);
 SD_API sd_status sd_activations_create_with(const sd_model *model, const sd_image_group *shapes, size_t group_count,

@@ -93,7 +93,7 @@ typedef struct sd_pretrainer_config {
     /* learning rates */
     double lr_start;         /* where the warm-up starts, default 0 */
     int32_t warmup_kind;     /* sd_warmup_kind */
-    int32_t reserved;
+    int32_t precision;       /* sd_precision of the networks' and prototypes' matrix products, default fp32 */
     /* learning rate of a layer relative to the next one (v2: 0.9), and of the patch embedding beyond that (v2: 0.2);
      * default 1 and 1 */
     double layer_decay, patch_embed_lr;
@@ -176,7 +176,8 @@ typedef struct sd_step_metrics {
 
 typedef struct sd_pretrainer sd_pretrainer;
 
-/* Errors: SD_ERR_ARGUMENT (names the setting and why), SD_ERR_MEMORY. */
+/* Errors: SD_ERR_ARGUMENT (names the setting and why), SD_ERR_UNSUPPORTED (precision, see sd_precision_check),
+ * SD_ERR_MEMORY. */
 SD_API sd_status sd_pretrainer_create(sd_context *context, const sd_pretrainer_config *config,
                                       sd_pretrainer **trainer);
 SD_API void sd_pretrainer_destroy(sd_pretrainer *trainer);
@@ -225,7 +226,8 @@ SD_API sd_status sd_pretrainer_save(const sd_pretrainer *trainer, const char *pa
  * A training takes the memory that its settings ask for, and a file may hold any settings: for one that comes from
  * elsewhere, look at sd_checkpoint_info() and sd_pretrainer_memory() first. (Loading a network asks for its weights
  * only, and those are in the file.)
- * Errors: SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_VERSION, SD_ERR_MEMORY. */
+ * Errors: SD_ERR_IO, SD_ERR_FORMAT, SD_ERR_CHECKSUM, SD_ERR_VERSION, SD_ERR_MEMORY, SD_ERR_UNSUPPORTED (its precision:
+ * the networks in it can be loaded all the same). */
 SD_API sd_status sd_pretrainer_resume(sd_context *context, const char *path, sd_pretrainer **trainer);
 
 /* Reads only a network out of a checkpoint: the teacher's when teacher is 1, else the student's. Errors: as above. */

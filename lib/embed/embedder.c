@@ -84,6 +84,9 @@ static sd_status check_config(const sd_embed_config *config, const sd_model_conf
     SD_REQUIRE(config->crop >= 0 && (config->crop % model->patch_size == 0 || config->fit == SD_FIT_PAD),
                SD_ERR_ARGUMENT, "crop is %d: it must be a multiple of the patch size %d", (int)config->crop,
                (int)model->patch_size);
+    sd_status status = sd_precision_check(config->precision);
+    if (status != SD_OK)
+        return status;
     SD_REQUIRE(config->normalize == 0 || config->normalize == 1, SD_ERR_ARGUMENT, "normalize is %d: it must be 0 or 1",
                (int)config->normalize);
     SD_REQUIRE(config->batch >= 1, SD_ERR_ARGUMENT, "batch is %d: it must be at least 1", (int)config->batch);
@@ -363,7 +366,12 @@ static sd_status find_plan(sd_embedder *e, size_t height, size_t width, size_t c
         sd_activations *made = NULL;
         sd_activations_destroy(place->activations); /* first, so that both need not fit */
         *place = (plan){0};
-        sd_status status = sd_activations_create(e->model, &shape, 1, SD_ACTIVATIONS_INFERENCE, all_tokens, &made);
+        sd_activations_config config;
+        sd_activations_config_init(&config);
+        config.mode = SD_ACTIVATIONS_INFERENCE;
+        config.all_tokens = all_tokens;
+        config.precision = e->config.precision;
+        sd_status status = sd_activations_create_with(e->model, &shape, 1, &config, &made);
         if (status != SD_OK)
             return status;
         *place = (plan){

@@ -26,6 +26,8 @@ typedef struct piece_sums {
 struct sd_assignment {
     sd_context *context;
     const sd_kernels *kernels;
+    sd_gemm *gemms; /* one for each thread */
+    char *gemm_scratch;
     sd_dino_config config;
     size_t p, prototypes, ld; /* ld: distance of rows of logits */
     size_t max_teacher, max_student, all_teacher;
@@ -60,9 +62,10 @@ static sd_status check_config(const sd_dino_config *config) {
                "dino.student_temp is %g: it must be above 0", config->student_temp);
     SD_REQUIRE(config->center_momentum >= 0.0 && config->center_momentum <= 1.0, SD_ERR_ARGUMENT,
                "dino.center_momentum is %g: it must be in [0, 1]", config->center_momentum);
+    SD_REQUIRE(config->unused == 0, SD_ERR_ARGUMENT, "dino.unused is not 0: set by a newer header?");
     for (size_t i = 0; i < sizeof(config->reserved) / sizeof(*config->reserved); i++)
         SD_REQUIRE(config->reserved[i] == 0, SD_ERR_ARGUMENT, "dino.reserved[%zu] is not 0: set by a newer header?", i);
-    return SD_OK;
+    return sd_precision_check(config->precision);
 }
 
 SD_API void sd_dino_config_init(sd_dino_config *config) {
@@ -72,6 +75,17 @@ SD_API void sd_dino_config_init(sd_dino_config *config) {
                                    .sinkhorn_iterations = 3,
                                    .student_temp = 0.1,
                                    .center_momentum = 0.9};
+}
+
+static sd_status create_gemms(sd_assignment *a) {
+    size_t threads = sd_threads(a->context), bytes = sd_gemm_scratch(a->config.precision);
+    a->gemms = SD_NEW_ARRAY(a->context, sd_gemm, threads);
+    a->gemm_scratch = sd_allocate(a->context, threads, bytes);
+    if (a->gemms == NULL || a->gemm_scratch == NULL)
+        return SD_ERR_MEMORY;
+    for (size_t i = 0; i < threads; i++)
+        a->gemms[i] = sd_gemm_of(a->config.precision, a->gemm_scratch + i * bytes);
+    return SD_OK;
 }
 
 static sd_status allocate_all(sd_assignment *a) {
@@ -141,6 +155,7 @@ sd_status sd_assignment_create(sd_context *context, const sd_dino_config *source
     a->pieces = sd_size_ceil(prototypes, SD_LOGIT_PIECE);
     a->pieces_of_a_part = sd_size_ceil(a->pieces, MAX_PARTS);
     a->parts = sd_size_ceil(a->pieces, a->pieces_of_a_part);
+    SD_TRY(create_gemms(a));
     SD_TRY(allocate_all(a));
     *out = a;
 cleanup:
@@ -156,7 +171,8 @@ void sd_assignment_destroy(sd_assignment *a) {
                       a->row_share,       a->teacher_rows,   a->student_rows,    a->dstudent,        a->dstudent_parts,
                       a->teacher_numbers, a->rows,           a->losses,          a->student_factors, a->teacher_factors,
                       a->inverse_lengths, a->along,          a->logit_sums,      a->target_sums,     a->center,
-                      a->pending,         a->scores,         a->row_factors,     a->column_factors,  a->score_checks};
+                      a->pending,         a->scores,         a->row_factors,     a->column_factors,  a->score_checks,
+                      a->gemms,           a->gemm_scratch};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         sd_release(a->context, arrays[i]);
     sd_release(a->context, a);
@@ -174,11 +190,11 @@ typedef struct assignment_work {
 } assignment_work;
 
 /* <x_i, v_k> of rows x with the prototypes of one piece into logits (rows, distance ld). Returns the piece's width. */
-static size_t piece_products(const sd_assignment *a, size_t piece, const float *x, size_t rows,
+static size_t piece_products(const sd_assignment *a, size_t thread, size_t piece, const float *x, size_t rows,
                              const sd_prototypes *layer, float *logits) {
     size_t first = piece * SD_LOGIT_PIECE, width = sd_size_min(SD_LOGIT_PIECE, a->prototypes - first);
-    sd_sgemm(false, true, rows, width, a->p, 1.0f, x, a->p, layer->weight_v + first * a->p, a->p, 0.0f, logits + first,
-             a->ld);
+    sd_multiply(&a->gemms[thread], false, true, rows, width, a->p, 1.0f, x, a->p, layer->weight_v + first * a->p, a->p,
+                0.0f, logits + first, a->ld);
     return width;
 }
 
@@ -189,11 +205,10 @@ static void add_rows(const float *rows, size_t count, size_t ld, size_t width, d
 }
 
 static void score_task(void *work, size_t piece, size_t thread) {
-    (void)thread;
     const assignment_work *job = work;
     sd_assignment *a = job->a;
     size_t first = piece * SD_LOGIT_PIECE, rows = job->pass->teacher_count;
-    size_t width = piece_products(a, piece, job->pass->teacher, rows, job->pass->teacher_layer, a->scores);
+    size_t width = piece_products(a, thread, piece, job->pass->teacher, rows, job->pass->teacher_layer, a->scores);
     a->score_checks[piece] = 0.0f;
     for (size_t i = 0; i < rows; i++)
         a->score_checks[piece] +=
@@ -239,11 +254,10 @@ cleanup:
 
 /* Exponentials of the teacher's logits with one piece's prototypes. */
 static void teacher_task(void *work, size_t piece, size_t thread) {
-    (void)thread;
     const assignment_work *job = work;
     sd_assignment *a = job->a;
     size_t first = piece * SD_LOGIT_PIECE, rows = job->tile->teacher_count;
-    size_t width = piece_products(a, piece, job->tile->teacher, rows, job->pass->teacher_layer, a->teacher_logits);
+    size_t width = piece_products(a, thread, piece, job->tile->teacher, rows, job->pass->teacher_layer, a->teacher_logits);
     add_rows(a->teacher_logits + first, rows, a->ld, width, a->logit_sums + first);
     for (size_t i = 0; i < rows; i++) {
         piece_sums *sums = &a->teacher_sums[piece * a->max_teacher + i];
@@ -314,11 +328,10 @@ static row_targets targets_of(const sd_assignment *a, const sd_assigned_row *row
 }
 
 static void student_task(void *work, size_t piece, size_t thread) {
-    (void)thread;
     const assignment_work *job = work;
     sd_assignment *a = job->a;
     size_t first = piece * SD_LOGIT_PIECE, rows = job->tile->student_count;
-    size_t width = piece_products(a, piece, job->tile->student, rows, job->pass->student_layer, a->student_logits);
+    size_t width = piece_products(a, thread, piece, job->tile->student, rows, job->pass->student_layer, a->student_logits);
     piece_targets(a, job->tile, piece, width);
     for (size_t i = 0; i < rows; i++) {
         piece_sums *sums = &a->student_sums[piece * a->max_student + i];
@@ -347,7 +360,6 @@ static sd_status finish_student(sd_assignment *a, const sd_assignment_pass *pass
 
 /* dl in place of the logits, a part of dX, and dV of the part's prototypes. */
 static void slope_task(void *work, size_t part, size_t thread) {
-    (void)thread;
     const assignment_work *job = work;
     sd_assignment *a = job->a;
     const sd_assignment_tile *tile = job->tile;
@@ -365,10 +377,10 @@ static void slope_task(void *work, size_t part, size_t thread) {
         }
         for (size_t j = 0; j < width; j++)
             a->along[first + j] += (double)along[j];
-        sd_sgemm(false, false, rows, p, width, 1.0f, logits, a->ld, job->pass->student_layer->weight_v + first * p, p,
+        sd_multiply(&a->gemms[thread], false, false, rows, p, width, 1.0f, logits, a->ld, job->pass->student_layer->weight_v + first * p, p,
                  piece == begin ? 0.0f : 1.0f, a->dstudent_parts + part * a->max_student * p, p);
         if (into != NULL && into->weight_v != NULL)
-            sd_sgemm(true, false, width, p, rows, 1.0f, logits, a->ld, tile->student, p, 1.0f,
+            sd_multiply(&a->gemms[thread], true, false, width, p, rows, 1.0f, logits, a->ld, tile->student, p, 1.0f,
                      into->weight_v + first * p, p);
     }
 }

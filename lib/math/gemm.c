@@ -7,6 +7,7 @@
 
 #include "base/system.h"
 #include "config.h"
+#include "math/bf16.h"
 #include "math/dense.h"
 
 #include <stdatomic.h>
@@ -61,3 +62,43 @@ void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, cons
     cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
                 alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
+
+/* ---- in a precision ------------------------------------------------------------------------ */
+
+static void multiply_fp32(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
+                          const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
+    (void)gemm;
+    sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL};
+
+/* Without an inner dimension only beta C is left, in which nothing is rounded. */
+#define MULTIPLY_BF16(how)                                                                                             \
+    static void multiply_##how(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,      \
+                               const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,           \
+                               size_t ldc) {                                                                           \
+        if (k > 0)                                                                                                     \
+            sd_bf16_product_##how(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, gemm->scratch);                \
+        else                                                                                                           \
+            sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);                                            \
+    }
+
+MULTIPLY_BF16(emulated)
+#if defined(SD_HAVE_BF16_KERNELS)
+MULTIPLY_BF16(fma)
+MULTIPLY_BF16(dot)
+#endif
+
+sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
+    if (precision != SD_PRECISION_BF16)
+        return sd_gemm_fp32;
+#if defined(SD_HAVE_BF16_KERNELS)
+    sd_bf16_level level = sd_bf16_detect();
+    if (level == SD_BF16_DOT || level == SD_BF16_FMA)
+        return (sd_gemm){level == SD_BF16_DOT ? multiply_dot : multiply_fma, scratch};
+#endif
+    return (sd_gemm){multiply_emulated, scratch};
+}
+
+size_t sd_gemm_scratch(int32_t precision) { return precision == SD_PRECISION_BF16 ? SD_BF16_SCRATCH : 0; }

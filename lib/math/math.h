@@ -19,6 +19,29 @@ void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, cons
 /* What computes them: "blas", or the instruction set of the own products that stand in for a BLAS with unfit kernels. */
 const char *sd_gemm_name(void);
 
+/* ---- products of floats in a precision ------------------------------------------------------ */
+
+/* How one thread multiplies: sd_sgemm, or the same with factors rounded to bf16 (sd_precision). It is settled when it is
+ * made: make it once for an object, after sd_precision_check. */
+typedef struct sd_gemm sd_gemm;
+struct sd_gemm {
+    void (*multiply)(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
+                     size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
+    void *scratch;
+};
+/* scratch: sd_gemm_scratch(precision) bytes for this thread alone, SD_ALIGNMENT-aligned; NULL where that is 0. */
+sd_gemm sd_gemm_of(int32_t precision, void *scratch);
+size_t sd_gemm_scratch(int32_t precision);
+/* In fp32. */
+extern const sd_gemm sd_gemm_fp32;
+
+/* As sd_sgemm. */
+static inline void sd_multiply(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
+                               const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
+                               size_t ldc) {
+    gemm->multiply(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
 /* ---- factorisations (lapack.c) ------------------------------------------------------------- */
 
 /* Cholesky A = L L' in place on the lower triangle of a row-major matrix (the upper one is not read or written).

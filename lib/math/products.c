@@ -26,6 +26,7 @@ sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t
 }
 
 typedef struct product_work {
+    const sd_gemm *gemms;
     const sd_product *products;
     size_t count;
     size_t first_task[SD_PRODUCTS_MAX + 1];
@@ -49,8 +50,8 @@ static void piece_range(size_t n, size_t pieces, size_t index, size_t *first, si
 }
 
 static void product_task(void *argument, size_t index, size_t thread) {
-    (void)thread;
     const product_work *work = argument;
+    const sd_gemm *gemm = work->gemms == NULL ? &sd_gemm_fp32 : &work->gemms[thread];
     size_t p = 0;
     while (p < work->count && index >= work->first_task[p + 1])
         p++;
@@ -66,17 +67,18 @@ static void product_task(void *argument, size_t index, size_t thread) {
     piece_range(product->n, columns_of_tiles, tile % columns_of_tiles, &column, &columns);
     if (rows == 0 || columns == 0)
         return;
-    sd_sgemm(product->ta, product->tb, rows, columns, product->k, 1.0f,
-             product->a + (product->ta ? row : row * product->lda), product->lda,
-             product->b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
-             product->c + row * product->ldc + column, product->ldc);
+    sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
+                product->a + (product->ta ? row : row * product->lda), product->lda,
+                product->b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
+                product->c + row * product->ldc + column, product->ldc);
     if (product->finish != NULL)
         product->finish(product, row, rows, column, columns);
 }
 
-sd_status sd_run_products(sd_context *context, const sd_product *products, size_t count, void (*extra)(void *),
-                          void *extra_data) {
-    product_work work = {.products = products, .count = count, .extra = extra, .extra_data = extra_data};
+sd_status sd_run_products(sd_context *context, const sd_gemm *gemms, const sd_product *products, size_t count,
+                          void (*extra)(void *), void *extra_data) {
+    product_work work = {
+        .gemms = gemms, .products = products, .count = count, .extra = extra, .extra_data = extra_data};
     for (size_t p = 0; p < count; p++) {
         size_t tiles = pieces_of(products[p].m, products[p].tile_m) * pieces_of(products[p].n, products[p].tile_n);
         work.first_task[p + 1] = work.first_task[p] + tiles;

@@ -3,6 +3,7 @@
 #define SD_PRODUCTS_H
 
 #include "base/base.h"
+#include "math/math.h"
 
 /* C[m x n] = op(A) op(B) + beta C, cut into tiles that threads take. */
 typedef struct sd_product sd_product;
@@ -34,9 +35,9 @@ sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const fl
 /* dW[out x in] += dY' X */
 sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight);
 
-/* Runs all products, and extra(extra_data) as one more task if it is not NULL. The tiles do not depend on the number of
- * threads. */
-sd_status sd_run_products(sd_context *context, const sd_product *products, size_t count, void (*extra)(void *),
-                          void *extra_data);
+/* Runs all products, and extra(extra_data) as one more task if it is not NULL. gemms: what each thread multiplies with;
+ * NULL: in fp32. The tiles do not depend on the number of threads. */
+sd_status sd_run_products(sd_context *context, const sd_gemm *gemms, const sd_product *products, size_t count,
+                          void (*extra)(void *), void *extra_data);
 
 #endif

@@ -175,6 +175,7 @@ static void place_all(sd_activations *a, arena *space) {
     a->chunks = place(space, a->max_chunks, sizeof(sd_chunk));
     a->blocks = place(space, g->depth + 1, sizeof(sd_block_store));
     a->thread_work = place(space, a->threads, sizeof(sd_thread_work));
+    a->gemms = place(space, a->threads, sizeof(sd_gemm));
     sd_block_store discard;
     size_t probabilities = 0;
     for (size_t i = 0; i < a->group_count; i++) {
@@ -234,6 +235,11 @@ static void place_all(sd_activations *a, arena *space) {
     for (size_t thread = 0; thread < a->threads; thread++) {
         sd_thread_work unused;
         sd_thread_work *work = a->thread_work != NULL ? &a->thread_work[thread] : &unused;
+        void *scratch = place(space, sd_gemm_scratch(a->precision), 1);
+        if (a->gemms != NULL) {
+            a->gemms[thread] = sd_gemm_of(a->precision, scratch);
+            work->gemm = &a->gemms[thread];
+        }
         work->normal = place_floats(space, r, d);
         work->branch = place_floats(space, r, d);
         work->gelu = place_floats(space, r, g->hidden);
@@ -254,9 +260,12 @@ static sd_status plan(sd_activations *a, const sd_model_config *model, const sd_
                "max_patches is %zu: patches need all_tokens", config->max_patches);
     SD_REQUIRE(config->max_patches <= SD_BLAS_MAX, SD_ERR_ARGUMENT, "max_patches is %zu: too many",
                config->max_patches);
-    sd_status status = sd_geometry_of(model, &a->geometry);
+    sd_status status = sd_precision_check(config->precision);
+    if (status == SD_OK)
+        status = sd_geometry_of(model, &a->geometry);
     if (status != SD_OK)
         return status;
+    a->precision = config->precision;
     a->mode = (sd_activation_mode)mode;
     /* a class-token-only last block has no normalised keys */
     a->all_tokens = config->all_tokens != 0 || a->geometry.qk_norm;

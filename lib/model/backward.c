@@ -50,7 +50,7 @@ static void embed_backward(const backward_work *job, const sd_chunk *chunk, size
                 memset(values + t * g->patch_values, 0, g->patch_values * sizeof *values);
         }
         if (job->pixels != NULL && job->pixels[group] != NULL) {
-            sd_sgemm(false, false, patches, g->patch_values, d, 1.0f, dx, d,
+            sd_multiply(&a->gemms[thread], false, false, patches, g->patch_values, d, 1.0f, dx, d,
                      job->model->parameters + job->model->layout.patch_weight, g->patch_values, 0.0f, dpatches,
                      g->patch_values);
             for (size_t t = 0; mask != NULL && t < patches; t++)
@@ -204,7 +204,7 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
     if (job->block == 0)
         products[count++] = sd_linear_weight(layer->dx, layer->patches, a->rows, d, g->patch_values,
                                            job->gradient + l->patch_weight);
-    SD_TRY(sd_run_products(a->context, products, count, reduce_partials, job));
+    SD_TRY(sd_run_products(a->context, a->gemms, products, count, reduce_partials, job));
     SD_TRY(sd_scale_end(job->model, a, job->block, job->gradient));
 cleanup:
     return status;

@@ -142,16 +142,16 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
                 store->mean1, store->rstd1);
     if (rows1 > 0) {
-        sd_sgemm(false, true, rows1, 3 * d, d, 1.0f, normal1, d, SD_PARAMETER(qkv_weight), d, 0.0f, store->qkv, 3 * d);
+        sd_multiply(work->gemm, false, true, rows1, 3 * d, d, 1.0f, normal1, d, SD_PARAMETER(qkv_weight), d, 0.0f, store->qkv, 3 * d);
         a->kernels->add_bias(store->qkv, rows1, 3 * d, 3 * d, SD_PARAMETER(qkv_bias));
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact;
                 const float *qkv = sd_normalized_qkv(model, a, block, s, store->qkv + row * 3 * d, work);
-                sd_attention_forward(a->kernels, qkv, sd_image_tokens(a, s), d, a->geometry.heads,
+                sd_attention_forward(a->kernels, work->gemm, qkv, sd_image_tokens(a, s), d, a->geometry.heads,
                                      store->attention + row * d, work->attention);
             }
-        sd_sgemm(false, true, rows1, d, d, 1.0f, store->attention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch,
+        sd_multiply(work->gemm, false, true, rows1, d, d, 1.0f, store->attention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch,
                  d);
     }
     branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1),
@@ -160,12 +160,12 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
                 store->mean2, store->rstd2);
     if (rows2 > 0) {
-        sd_sgemm(false, true, rows2, in, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, in);
+        sd_multiply(work->gemm, false, true, rows2, in, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, in);
         if (a->geometry.swiglu)
             a->kernels->bias_swiglu(store->hidden, rows2, f, SD_PARAMETER(fc1_bias), gelu);
         else
             a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), gelu, f);
-        sd_sgemm(false, true, rows2, d, f, 1.0f, gelu, f, SD_PARAMETER(fc2_weight), f, 0.0f, work->branch, d);
+        sd_multiply(work->gemm, false, true, rows2, d, f, 1.0f, gelu, f, SD_PARAMETER(fc2_weight), f, 0.0f, work->branch, d);
     }
     if (out != NULL)
         branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), out);
@@ -197,12 +197,12 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     branch_gather(a, mlp, chunk, dx, dmlp);
     if (rows2 > 0) {
         a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
-        sd_sgemm(false, false, rows2, f, d, 1.0f, dmlp, d, fc2_weight, f, 0.0f, dhidden, in);
+        sd_multiply(work->gemm, false, false, rows2, f, d, 1.0f, dmlp, d, fc2_weight, f, 0.0f, dhidden, in);
         if (a->geometry.swiglu)
             a->kernels->swiglu_backward(store.hidden, dhidden, rows2, f, gelu, partial + p.fc1_bias);
         else
             a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
-        sd_sgemm(false, false, rows2, d, in, 1.0f, dhidden, in, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
+        sd_multiply(work->gemm, false, false, rows2, d, in, 1.0f, dhidden, in, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
     }
     branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
                          SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight,
@@ -211,19 +211,19 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     branch_gather(a, attention, chunk, dx, dattention);
     if (rows1 > 0) {
         a->kernels->column_sum(dattention, rows1, d, d, partial + p.proj_bias);
-        sd_sgemm(false, false, rows1, d, d, 1.0f, dattention, d, proj_weight, d, 0.0f, work->branch, d);
+        sd_multiply(work->gemm, false, false, rows1, d, d, 1.0f, dattention, d, proj_weight, d, 0.0f, work->branch, d);
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact1;
                 const float *qkv = sd_normalized_qkv(model, a, block, s, store.qkv + row * 3 * d, work);
-                sd_attention_backward(a->kernels, qkv, work->branch + row * d, sd_image_tokens(a, s), d,
+                sd_attention_backward(a->kernels, work->gemm, qkv, work->branch + row * d, sd_image_tokens(a, s), d,
                                       a->geometry.heads, dqkv + row * 3 * d, work->attention);
                 if (a->geometry.qk_norm)
                     qk_norm_backward(model, a, block, s, store.qkv + row * 3 * d, dqkv + row * 3 * d, work,
                                      partial + p.qk_norm);
             }
         a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
-        sd_sgemm(false, false, rows1, d, 3 * d, 1.0f, dqkv, 3 * d, SD_PARAMETER(qkv_weight), d, 0.0f, work->branch, d);
+        sd_multiply(work->gemm, false, false, rows1, d, 3 * d, 1.0f, dqkv, 3 * d, SD_PARAMETER(qkv_weight), d, 0.0f, work->branch, d);
     }
     branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1,
                          SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight,
@@ -250,13 +250,13 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
                 store.mean1, store.rstd1);
     if (rows == 0)
         return;
-    sd_sgemm(false, true, rows, 2 * d, d, 1.0f, work->normal, d, qkv_weight + d * d, d, 0.0f, store.qkv, 2 * d);
+    sd_multiply(work->gemm, false, true, rows, 2 * d, d, 1.0f, work->normal, d, qkv_weight + d * d, d, 0.0f, store.qkv, 2 * d);
     a->kernels->add_bias(store.qkv, rows, 2 * d, 2 * d, qkv_bias + d);
     for (size_t s = chunk->first; s < chunk->last; s++)
         if (sd_branch_keeps(branch, s))
             memcpy(tail->normal1 + branch->image_before[s] * d, work->normal + (branch->row_before[s] - compact) * d,
                    d * sizeof(float));
-    sd_sgemm(false, true, images, d, d, 1.0f, tail->normal1 + first * d, d, qkv_weight, d, 0.0f,
+    sd_multiply(work->gemm, false, true, images, d, d, 1.0f, tail->normal1 + first * d, d, qkv_weight, d, 0.0f,
              tail->query + first * d, d);
     a->kernels->add_bias(tail->query + first * d, images, d, d, qkv_bias);
     float scale = 1.0f / __builtin_sqrtf((float)size);
@@ -311,9 +311,9 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
     }
     a->kernels->column_sum(tail->dquery + first * d, images, d, d, partial + p.qkv_bias);
     a->kernels->column_sum(dkv, rows, 2 * d, 2 * d, partial + p.qkv_bias + d);
-    sd_sgemm(false, false, rows, d, 2 * d, 1.0f, dkv, 2 * d, qkv_weight + d * d, d, 0.0f, work->branch, d);
+    sd_multiply(work->gemm, false, false, rows, d, 2 * d, 1.0f, dkv, 2 * d, qkv_weight + d * d, d, 0.0f, work->branch, d);
     /* the queries' part reaches the class rows only */
-    sd_sgemm(false, false, images, d, d, 1.0f, tail->dquery + first * d, d, qkv_weight, d, 0.0f, work->normal, d);
+    sd_multiply(work->gemm, false, false, images, d, d, 1.0f, tail->dquery + first * d, d, qkv_weight, d, 0.0f, work->normal, d);
     for (size_t s = chunk->first; s < chunk->last; s++)
         if (sd_branch_keeps(branch, s)) {
             float *row = work->branch + (branch->row_before[s] - compact) * d;

@@ -122,7 +122,7 @@ static void embed_chunk(const sd_model *model, const sd_activations *a, const sd
         sd_patches_gather(images->pixels + (s - a->group_first[group]) * image_values, g->channels, images->height,
                           images->width, g->patch, patches + extra * g->patch_values);
     }
-    sd_sgemm(false, true, rows, d, g->patch_values, 1.0f, work->patches, g->patch_values,
+    sd_multiply(work->gemm, false, true, rows, d, g->patch_values, 1.0f, work->patches, g->patch_values,
              parameters + model->layout.patch_weight, g->patch_values, 0.0f, x, d);
     const float *class_token = parameters + model->layout.cls_token, *bias = parameters + model->layout.patch_bias;
     const float *mask_token = parameters + model->layout.mask_token;
@@ -199,7 +199,7 @@ static void leave_block(const sd_model *model, const sd_activations *a, size_t b
         const float *qkv = sd_normalized_qkv(model, a, block, s,
                                              store->qkv + (branch->row_before[s] - compact) * 3 * d, work);
         for (size_t head = 0; head < heads; head++)
-            sd_attention_probabilities(a->kernels, qkv, tokens, d, heads, head, matrices + head * tokens * tokens,
+            sd_attention_probabilities(a->kernels, work->gemm, qkv, tokens, d, heads, head, matrices + head * tokens * tokens,
                                        work->attention);
     }
 }

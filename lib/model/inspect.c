@@ -44,14 +44,17 @@ SD_API sd_status sd_model_attention(const sd_model *model, const sd_activations 
                "stochastic depth dropped the attention of image %zu in block %d", image, block);
     const sd_geometry *g = &a->geometry;
     size_t tokens = sd_image_tokens(a, image);
-    float *work = SD_NEW_ARRAY(a->context, float, sd_attention_work(tokens));
+    size_t floats = sd_attention_work(tokens); /* a multiple of SD_ALIGNMENT bytes */
+    float *work = SD_NEW_ARRAY(a->context, float, floats + sd_gemm_scratch(a->precision) / sizeof(float));
     if (work == NULL)
         return SD_ERR_MEMORY;
+    sd_gemm gemm = a->gemms[0]; /* but others may look at the same activations */
+    gemm.scratch = work + floats;
     const float *qkv = sd_normalized_qkv(model, a, (size_t)block, image,
                                          a->blocks[block].qkv + branch->row_before[image] * 3 * g->dim,
                                          &a->thread_work[0]);
     for (size_t head = 0; head < g->heads; head++)
-        sd_attention_probabilities(a->kernels, qkv, tokens, g->dim, g->heads, head,
+        sd_attention_probabilities(a->kernels, &gemm, qkv, tokens, g->dim, g->heads, head,
                                    attention + head * tokens * tokens, work);
     sd_release(a->context, work);
     return SD_OK;

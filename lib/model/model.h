@@ -146,6 +146,7 @@ typedef struct sd_tail {
 
 /* Working space of one thread. R: rows of the largest chunk. */
 typedef struct sd_thread_work {
+    const sd_gemm *gemm;
     float *normal;    /* R x D */
     float *branch;    /* R x D */
     float *gelu;      /* R x F */
@@ -162,6 +163,8 @@ struct sd_activations {
     bool all_tokens;
     size_t threads;
     const sd_kernels *kernels;
+    int32_t precision;
+    sd_gemm *gemms;   /* one for each thread */
 
     size_t group_count;
     sd_image_group planned[SD_GROUPS_MAX];

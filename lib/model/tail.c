@@ -67,7 +67,7 @@ static sd_status class_block_rest(const sd_model *model, sd_activations *a) {
     sd_status status;
 
     sd_product proj = sd_linear_forward(tail->attention, kept1, d, SD_PARAMETER(proj_weight), d, tail->branch);
-    SD_TRY(sd_run_products(a->context, &proj, 1, NULL, NULL));
+    SD_TRY(sd_run_products(a->context, a->gemms, &proj, 1, NULL, NULL));
     row_residual(a, attention, tail->x, tail->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1), tail->middle);
     for (size_t s = 0; s < a->images; s++)
         if (sd_branch_keeps(mlp, s)) {
@@ -81,11 +81,11 @@ static sd_status class_block_rest(const sd_model *model, sd_activations *a) {
         fc1.finish = finish_bias;
         fc1.finish_data = &finish;
     }
-    SD_TRY(sd_run_products(a->context, &fc1, 1, NULL, NULL));
+    SD_TRY(sd_run_products(a->context, a->gemms, &fc1, 1, NULL, NULL));
     if (a->geometry.swiglu)
         a->kernels->bias_swiglu(tail->hidden, kept2, f, SD_PARAMETER(fc1_bias), tail->gelu);
     sd_product fc2 = sd_linear_forward(tail->gelu, kept2, f, SD_PARAMETER(fc2_weight), d, tail->branch);
-    SD_TRY(sd_run_products(a->context, &fc2, 1, NULL, NULL));
+    SD_TRY(sd_run_products(a->context, a->gemms, &fc2, 1, NULL, NULL));
     row_residual(a, mlp, tail->middle, tail->branch, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), tail->out);
 cleanup:
     return status;
@@ -128,7 +128,7 @@ sd_status sd_head_forward(const sd_model *model, sd_activations *a) {
             products[part].finish = finish_bias;
             products[part].finish_data = &finish[part];
         }
-        sd_status status = sd_run_products(a->context, products, count, NULL, NULL);
+        sd_status status = sd_run_products(a->context, a->gemms, products, count, NULL, NULL);
         if (status != SD_OK)
             return status;
     }
@@ -179,7 +179,7 @@ sd_status sd_head_backward(const sd_model *model, sd_activations *a, float *grad
                 products[part].finish_data = &finish[part];
             }
         }
-        sd_status status = sd_run_products(a->context, products, count, NULL, NULL);
+        sd_status status = sd_run_products(a->context, a->gemms, products, count, NULL, NULL);
         if (status != SD_OK)
             return status;
     }
@@ -245,11 +245,11 @@ sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float
         fc2.finish = finish_gelu_backward;
         fc2.finish_data = &finish;
     }
-    SD_TRY(sd_run_products(a->context, &fc2, 1, NULL, NULL));
+    SD_TRY(sd_run_products(a->context, a->gemms, &fc2, 1, NULL, NULL));
     if (a->geometry.swiglu)
         a->kernels->swiglu_backward(tail->hidden, tail->dhidden, kept2, f, NULL, dblock + l->fc1_bias);
     sd_product fc1 = sd_linear_backward(tail->dhidden, kept2, in, SD_PARAMETER(fc1_weight), d, tail->dnormal);
-    SD_TRY(sd_run_products(a->context, &fc1, 1, NULL, NULL));
+    SD_TRY(sd_run_products(a->context, a->gemms, &fc1, 1, NULL, NULL));
     memcpy(tail->dmiddle, tail->dout, a->images * d * sizeof(float));
     for (size_t s = 0; s < a->images; s++)
         if (sd_branch_keeps(mlp, s)) {
@@ -263,7 +263,7 @@ sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float
     a->kernels->column_sum(tail->dproj, kept1, d, d, scaled ? a->scaled.dproj_bias : dblock + l->proj_bias);
     sd_product proj = sd_linear_backward(tail->dproj, kept1, d, scaled ? a->scaled.proj : SD_PARAMETER(proj_weight), d,
                                          tail->dattention);
-    SD_TRY(sd_run_products(a->context, &proj, 1, NULL, NULL));
+    SD_TRY(sd_run_products(a->context, a->gemms, &proj, 1, NULL, NULL));
 cleanup:
     return status;
 }

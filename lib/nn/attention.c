@@ -7,27 +7,27 @@
 size_t sd_attention_work(size_t tokens) { return 2 * tokens * sd_padded_row(tokens); }
 
 /* P = softmax(scale Q K'), T x padded T. */
-static void probabilities_of(const sd_kernels *kernels, const float *qkv, size_t tokens, size_t dim, size_t heads,
+static void probabilities_of(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                              size_t head, float *p) {
     size_t size = dim / heads, ld = sd_padded_row(tokens);
     const float *q = qkv + head * size, *k = q + dim;
     float scale = 1.0f / sqrtf((float)size);
-    sd_sgemm(false, true, tokens, tokens, size, scale, q, 3 * dim, k, 3 * dim, 0.0f, p, ld);
+    sd_multiply(gemm, false, true, tokens, tokens, size, scale, q, 3 * dim, k, 3 * dim, 0.0f, p, ld);
     kernels->softmax(p, tokens, tokens, ld);
 }
 
-void sd_attention_forward(const sd_kernels *kernels, const float *qkv, size_t tokens, size_t dim, size_t heads,
+void sd_attention_forward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                           float *out, float *work) {
     size_t size = dim / heads, ld = sd_padded_row(tokens);
     for (size_t h = 0; h < heads; h++) {
-        probabilities_of(kernels, qkv, tokens, dim, heads, h, work);
+        probabilities_of(kernels, gemm, qkv, tokens, dim, heads, h, work);
         const float *v = qkv + 2 * dim + h * size;
-        sd_sgemm(false, false, tokens, size, tokens, 1.0f, work, ld, v, 3 * dim, 0.0f, out + h * size, dim);
+        sd_multiply(gemm, false, false, tokens, size, tokens, 1.0f, work, ld, v, 3 * dim, 0.0f, out + h * size, dim);
     }
 }
 
 /* dV = P' dO;  dP = dO V';  dS = scale P (dP - rowsum(P dP));  dQ = dS K;  dK = dS' Q. */
-void sd_attention_backward(const sd_kernels *kernels, const float *qkv, const float *dout, size_t tokens, size_t dim,
+void sd_attention_backward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, const float *dout, size_t tokens, size_t dim,
                            size_t heads, float *dqkv, float *work) {
     size_t size = dim / heads, ld = sd_padded_row(tokens);
     float scale = 1.0f / sqrtf((float)size);
@@ -35,18 +35,18 @@ void sd_attention_backward(const sd_kernels *kernels, const float *qkv, const fl
     for (size_t h = 0; h < heads; h++) {
         const float *q = qkv + h * size, *k = q + dim, *v = k + dim, *dout_head = dout + h * size;
         float *dq = dqkv + h * size, *dk = dq + dim, *dv = dk + dim;
-        probabilities_of(kernels, qkv, tokens, dim, heads, h, p);
-        sd_sgemm(true, false, tokens, size, tokens, 1.0f, p, ld, dout_head, dim, 0.0f, dv, 3 * dim);
-        sd_sgemm(false, true, tokens, tokens, size, 1.0f, dout_head, dim, v, 3 * dim, 0.0f, dp, ld);
+        probabilities_of(kernels, gemm, qkv, tokens, dim, heads, h, p);
+        sd_multiply(gemm, true, false, tokens, size, tokens, 1.0f, p, ld, dout_head, dim, 0.0f, dv, 3 * dim);
+        sd_multiply(gemm, false, true, tokens, tokens, size, 1.0f, dout_head, dim, v, 3 * dim, 0.0f, dp, ld);
         kernels->softmax_backward(p, dp, tokens, tokens, ld, scale);
-        sd_sgemm(false, false, tokens, size, tokens, 1.0f, dp, ld, k, 3 * dim, 0.0f, dq, 3 * dim);
-        sd_sgemm(true, false, tokens, size, tokens, 1.0f, dp, ld, q, 3 * dim, 0.0f, dk, 3 * dim);
+        sd_multiply(gemm, false, false, tokens, size, tokens, 1.0f, dp, ld, k, 3 * dim, 0.0f, dq, 3 * dim);
+        sd_multiply(gemm, true, false, tokens, size, tokens, 1.0f, dp, ld, q, 3 * dim, 0.0f, dk, 3 * dim);
     }
 }
 
-void sd_attention_probabilities(const sd_kernels *kernels, const float *qkv, size_t tokens, size_t dim, size_t heads,
+void sd_attention_probabilities(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                                 size_t head, float *probabilities, float *work) {
-    probabilities_of(kernels, qkv, tokens, dim, heads, head, work);
+    probabilities_of(kernels, gemm, qkv, tokens, dim, heads, head, work);
     for (size_t t = 0; t < tokens; t++)
         for (size_t u = 0; u < tokens; u++)
             probabilities[t * tokens + u] = work[t * sd_padded_row(tokens) + u];

@@ -11,15 +11,16 @@
 /* Floats of working space for sequences of T tokens. */
 size_t sd_attention_work(size_t tokens);
 
-/* qkv: T rows of 3D (query, key, value, each H heads of D/H); out: T rows of D, heads side by side.
+/* gemm: what the calling thread multiplies with.
+ * qkv: T rows of 3D (query, key, value, each H heads of D/H); out: T rows of D, heads side by side.
  * out_h = softmax(Q_h K_h' / sqrt(D/H)) V_h. */
-void sd_attention_forward(const sd_kernels *kernels, const float *qkv, size_t tokens, size_t dim, size_t heads,
+void sd_attention_forward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                           float *out, float *work);
 /* From qkv and dout, dqkv; the probabilities are computed again. */
-void sd_attention_backward(const sd_kernels *kernels, const float *qkv, const float *dout, size_t tokens, size_t dim,
+void sd_attention_backward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, const float *dout, size_t tokens, size_t dim,
                            size_t heads, float *dqkv, float *work);
 /* The probabilities of head h alone: T x T. work: sd_attention_work. */
-void sd_attention_probabilities(const sd_kernels *kernels, const float *qkv, size_t tokens, size_t dim, size_t heads,
+void sd_attention_probabilities(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                                 size_t head, float *probabilities, float *work);
 
 /* ---- patches (patch.c) --------------------------------------------------------------------- */

@@ -40,13 +40,15 @@ sd_status sd_objective_create(sd_context *context, const sd_pretrainer_config *c
     objective->context = context;
     objective->config = *config;
     objective->width = width;
+    sd_dino_config dino = config->dino;
+    dino.precision = config->precision;
     if (sd_method_has_prototypes(config)) {
-        SD_TRY(sd_dino_loss_create(context, &config->dino, max_samples, views, width,
+        SD_TRY(sd_dino_loss_create(context, &dino, max_samples, views, width,
                                    (size_t)config->model.prototypes, &objective->dino));
         size_t prototypes =
             (size_t)(config->model.patch_head ? config->model.patch_prototypes : config->model.prototypes);
         if (sd_method_has_masks(config))
-            SD_TRY(sd_patch_loss_create(context, &config->dino, max_patches, width, prototypes, &objective->patch));
+            SD_TRY(sd_patch_loss_create(context, &dino, max_patches, width, prototypes, &objective->patch));
     } else {
         SD_TRY(sd_simdino_loss_create(context, &config->loss, max_samples, views, width, &objective->simdino));
     }

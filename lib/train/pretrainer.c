@@ -44,6 +44,7 @@ static void plan_passes(const sd_pretrainer_config *config, const sd_batch_shape
                         sd_activations_config *teacher) {
     sd_activations_config_init(student);
     student->mode = config->activations;
+    student->precision = config->precision;
     student->all_tokens = sd_method_has_masks(config);
     student->max_patches =
         shape->micro < shape->batch ? shape->max_piece_patches : shape->max_patches;
@@ -167,11 +168,20 @@ static void count_release(void *opaque, void *address) {
     free(address);
 }
 
-static sd_status objective_bytes(const sd_pretrainer_config *config, const sd_batch_shape *shape, size_t *bytes) {
+static int run_in_order(void *opaque, sd_parallel_function function, void *work, size_t count) {
+    (void)opaque;
+    for (size_t i = 0; i < count; i++)
+        function(work, i, 0);
+    return 0;
+}
+
+static sd_status objective_bytes(const sd_context *context, const sd_pretrainer_config *config,
+                                 const sd_batch_shape *shape, size_t *bytes) {
     sd_context_config hooks;
     sd_context_config_init(&hooks);
     *bytes = 0;
-    hooks.threads = 1;
+    hooks.threads = (int32_t)sd_threads(context);
+    hooks.runner = run_in_order;
     hooks.allocate = count_allocate;
     hooks.release = count_release;
     hooks.memory_opaque = bytes;
@@ -204,7 +214,7 @@ SD_API sd_status sd_pretrainer_memory(sd_context *context, const sd_pretrainer_c
     plan_passes(&config, &shape, &student_plan, &teacher_plan);
     SD_TRY(sd_activations_bytes(&config.model, groups, group_count, &student_plan, sd_threads(context), &student));
     SD_TRY(sd_activations_bytes(&config.model, groups, 1, &teacher_plan, sd_threads(context), &teacher));
-    SD_TRY(objective_bytes(&config, &shape, &objective));
+    SD_TRY(objective_bytes(context, &config, &shape, &objective));
     size_t moments = config.optimizer.kind == SD_OPTIMIZER_ADAMW ? 2 : 1;
     /* student, teacher, gradient, moments; crops: a loader holds two batches of them */
     double floats = (double)sd_geometry_parameters(&geometry) *

@@ -18,6 +18,7 @@ static const struct {
     {"clip", {"none", "tensor", "module"}},
     {"accumulation", {"whole", "pieces"}},
     {"activations", {"inference", "speed", "memory"}},
+    {"precision", {"fp32", "bf16"}},
     {"warmup_kind", {"inclusive", "exclusive"}},
     {"dino.target", {"center", "sinkhorn"}},
     {"model.feed_forward", {"mlp", "swiglu"}},

@@ -177,6 +177,9 @@ static sd_status check(const sd_pretrainer_config *c) {
                c->weight_decay_end);
     SD_REQUIRE(is_share(c->momentum) && is_share(c->momentum_end), SD_ERR_ARGUMENT,
                "momentum is %g and momentum_end is %g: both must be in [0, 1]", c->momentum, c->momentum_end);
+    sd_status status = sd_precision_check(c->precision);
+    if (status != SD_OK)
+        return status;
     SD_REQUIRE(c->clip == SD_CLIP_NONE || c->clip == SD_CLIP_TENSOR || c->clip == SD_CLIP_MODULE, SD_ERR_ARGUMENT,
                "clip is %d: it must be one of sd_clip_kind", c->clip);
     SD_REQUIRE(c->clip == SD_CLIP_NONE || is_positive(c->clip_limit), SD_ERR_ARGUMENT,

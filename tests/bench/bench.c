@@ -1,9 +1,10 @@
 /* bench - how fast the library is, as a share of the machine's own sgemm rate measured in the same run.
  *
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
- *           [--threads N] [--memory] [--json FILE]
- *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
+ *           [--threads N] [--memory] [--precision fp32|bf16] [--json FILE]
+ *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N --precision fp32|bf16]
  *     bench coding-rate [--n N --d N]
+ *     bench products [--m ROWS --n OUT --d IN]
  *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
  *
  * GFLOP/s counts the matrix products of a step (2mnk each; backward = 2 forward) of the whole network, also those that
@@ -92,7 +93,8 @@ static const struct {
     {"--locals", offsetof(options, locals)}, {"--batch", offsetof(options, batch)},
     {"--steps", offsetof(options, steps)},   {"--threads", offsetof(options, threads)},
     {"--micro", offsetof(options, micro)},   {"--n", offsetof(options, n)},
-    {"--d", offsetof(options, d)},           {"--head-hidden", offsetof(options, head_hidden)},
+    {"--d", offsetof(options, d)},           {"--m", offsetof(options, m)},
+           {"--head-hidden", offsetof(options, head_hidden)},
     {"--head-dim", offsetof(options, head_dim)},
 };
 
@@ -105,6 +107,8 @@ static void parse(options *o, int argc, char **argv) {
             *(long *)((char *)o + NUMBERS[k].offset) = strtol(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--memory") == 0) {
             o->memory = 1;
+        } else if (strcmp(argv[i], "--precision") == 0 && i + 1 < argc) {
+            check(sd_precision_from_name(argv[++i], &o->precision), "--precision");
         } else if (strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
             o->json = argv[++i];
         } else {
@@ -149,6 +153,7 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     config.batch_size = (size_t)o->batch;
     config.micro_batch = (size_t)o->micro;
     config.activations = o->memory ? SD_ACTIVATIONS_MEMORY : SD_ACTIVATIONS_SPEED;
+    config.precision = o->precision;
     config.lr = 1e-4;
     size_t planned;
     check(sd_pretrainer_memory(context, &config, &planned), "memory");
@@ -173,9 +178,9 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     double seconds = median(times, (size_t)o->steps), flop = step_flop(o), ceiling = sgemm_rate(context);
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("step  dim %ld depth %ld patch %ld, 2 x %ld + %ld x %ld, batch %ld, %d threads, fp32%s\n", o->dim, o->depth,
+    printf("step  dim %ld depth %ld patch %ld, 2 x %ld + %ld x %ld, batch %ld, %d threads, %s%s\n", o->dim, o->depth,
            o->patch, o->image, o->locals, o->local, o->batch, sd_context_threads(context),
-           o->memory ? ", activations recomputed" : "");
+           sd_precision_name(o->precision), o->memory ? ", activations recomputed" : "");
     printf("  %.1f ms a step (median of %ld, fastest %.1f), %.2f images/s, loss %.4f\n", 1e3 * seconds, o->steps,
            1e3 * times[0], (double)o->batch / seconds, metrics.loss);
     printf("  %.1f GFLOP a step, %.1f GFLOP/s = %.1f%% of sgemm (%.1f GFLOP/s)\n", flop * 1e-9, flop / seconds * 1e-9,
@@ -185,11 +190,12 @@ static void bench_step(const options *o, sd_context *context, FILE *json) {
     if (json != NULL)
         fprintf(
             json,
-            "{\"mode\": \"step\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"local\": %ld, "
+            "{\"mode\": \"step\", \"precision\": \"%s\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"local\": %ld, "
             "\"locals\": "
             "%ld, \"batch\": %ld, \"threads\": %d, \"seconds\": %.6f, \"images_per_second\": %.4f, \"gflops\": %.3f, "
             "\"sgemm_gflops\": %.3f, \"share\": %.4f, \"planned_bytes\": %zu, \"blas_kernel\": \"%s\"}\n",
-            o->dim, o->depth, o->patch, o->image, o->local, o->locals, o->batch, sd_context_threads(context), seconds,
+            sd_precision_name(o->precision), o->dim, o->depth, o->patch, o->image, o->local, o->locals, o->batch,
+            sd_context_threads(context), seconds,
             (double)o->batch / seconds, flop / seconds * 1e-9, ceiling, flop / seconds * 1e-9 / ceiling, planned,
             sd_blas_kernel());
     free(times);
@@ -253,10 +259,12 @@ int main(int argc, char **argv) {
         bench_step(&o, context, json);
     } else if (strcmp(mode, "embed") == 0) {
         bench_embed(&o, context, json);
+    } else if (strcmp(mode, "products") == 0) {
+        bench_products(&o, json);
     } else if (strcmp(mode, "coding-rate") == 0) {
         bench_coding_rate(&o, context, json);
     } else {
-        fprintf(stderr, "bench: unknown mode %s (step, embed, coding-rate)\n", mode);
+        fprintf(stderr, "bench: unknown mode %s (step, embed, products, coding-rate)\n", mode);
         return 2;
     }
     if (json != NULL)

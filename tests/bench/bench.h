@@ -6,8 +6,9 @@
 #include <stdio.h>
 
 typedef struct options {
-    long dim, depth, heads, patch, image, local, locals, batch, steps, threads, micro, n, d, head_hidden, head_dim;
+    long dim, depth, heads, patch, image, local, locals, batch, steps, threads, micro, n, d, m, head_hidden, head_dim;
     int memory;
+    int32_t precision;
     const char *json;
 } options;
 
@@ -19,6 +20,10 @@ double median(double *values, size_t count);
 double sgemm_rate(sd_context *context);
 /* FLOP of the network's forward pass for one image. */
 double vit_flop(const options *o, double side);
+
+/* ---- products.c ---------------------------------------------------------------------------- */
+
+void bench_products(const options *o, FILE *json);
 
 /* ---- embed.c ------------------------------------------------------------------------------- */
 

@@ -29,6 +29,7 @@ void bench_embed(const options *o, sd_context *context, FILE *json) {
     sd_embed_config config;
     sd_embed_config_init(&config);
     config.batch = (int32_t)o->batch;
+    config.precision = o->precision;
     sd_embedder *embedder;
     check(sd_embedder_create(context, model, &config, &embedder), "embedder");
 
@@ -59,17 +60,18 @@ void bench_embed(const options *o, sd_context *context, FILE *json) {
     double seconds = median(times, (size_t)o->steps);
     double rate = vit_flop(o, (double)o->image) * (double)o->batch / seconds * 1e-9, ceiling = sgemm_rate(context);
     double weights = 4.0 * (double)sd_model_parameter_count(model);
-    printf("embed dim %ld depth %ld patch %ld, %ld x %ld pixels, batch %ld, %d threads, fp32\n", o->dim, o->depth, o->patch,
-           o->image, o->image, o->batch, sd_context_threads(context));
+    printf("embed dim %ld depth %ld patch %ld, %ld x %ld pixels, batch %ld, %d threads, %s\n", o->dim, o->depth, o->patch,
+           o->image, o->image, o->batch, sd_context_threads(context), sd_precision_name(o->precision));
     printf("  %.2f ms a batch (median of %ld, fastest %.2f), %.2f images/s, %.1f GFLOP/s = %.1f%% of sgemm (%.1f)\n",
            1e3 * seconds, o->steps, 1e3 * times[0], (double)o->batch / seconds, rate, 100.0 * rate / ceiling, ceiling);
     printf("  the process grew by %.1f MiB, of which weights %.1f MiB\n", peak / 1048576.0, weights / 1048576.0);
     if (json != NULL)
         fprintf(json,
-                "{\"mode\": \"embed\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"batch\": %ld, "
+                "{\"mode\": \"embed\", \"precision\": \"%s\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"batch\": %ld, "
                 "\"threads\": %d, \"seconds\": %.6f, \"images_per_second\": %.4f, \"gflops\": %.3f, \"sgemm_gflops\": "
                 "%.3f, \"share\": %.4f, \"grown_bytes\": %.0f, \"weights_bytes\": %.0f, \"blas_kernel\": \"%s\"}\n",
-                o->dim, o->depth, o->patch, o->image, o->batch, sd_context_threads(context), seconds,
+                sd_precision_name(o->precision), o->dim, o->depth, o->patch, o->image, o->batch,
+                sd_context_threads(context), seconds,
                 (double)o->batch / seconds, rate, ceiling, rate / ceiling, peak, weights, sd_blas_kernel());
     free(times);
     free(out);

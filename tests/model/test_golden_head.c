@@ -27,7 +27,7 @@ static void check_prototypes(const golden *archive, const sd_model *model, sd_ac
     for (size_t i = 0; i < K * p; i++)
         weights[i] = factors[i / p] * layer.weight_v[i];
     sd_product forward = sd_linear_forward(a->tail.features, rows, p, weights, K, y);
-    assert_int_equal(sd_run_products(NULL, &forward, 1, NULL, NULL), SD_OK);
+    assert_int_equal(sd_run_products(NULL, NULL, &forward, 1, NULL, NULL), SD_OK);
     golden_compare_f32(archive, "y", y, rows * K, golden_tolerance(archive, "y"));
     double sum = 0.0;
     for (size_t i = 0; i < rows * K; i++)
@@ -37,7 +37,7 @@ static void check_prototypes(const golden *archive, const sd_model *model, sd_ac
         sd_linear_backward(w, rows, K, weights, p, a->tail.dhead[model->config.head_layers]),
         sd_linear_weight(w, a->tail.features, rows, K, p, dweights),
     };
-    assert_int_equal(sd_run_products(NULL, backward, 2, NULL, NULL), SD_OK);
+    assert_int_equal(sd_run_products(NULL, NULL, backward, 2, NULL, NULL), SD_OK);
     for (size_t i = 0; i < K * p; i++) {
         along[i / p] += (double)dweights[i] * (double)layer.weight_v[i];
         into.weight_v[i] += factors[i / p] * dweights[i];
@@ -94,7 +94,7 @@ static void check(const char *file, int32_t layers, bool prototypes, bool scale)
     sd_product products[SD_PRODUCTS_MAX];
     size_t count = sd_tail_products(model, a, true, gradient, products);
     assert_true(count >= (size_t)layers);
-    assert_int_equal(sd_run_products(NULL, products, (size_t)layers, NULL, NULL), SD_OK);
+    assert_int_equal(sd_run_products(NULL, NULL, products, (size_t)layers, NULL, NULL), SD_OK);
     for (size_t i = 0; i < sd_model_tensor_count(model); i++) {
         const sd_tensor_info *info = sd_model_tensor(model, i);
         if (strncmp(info->name, "head.", 5) != 0)

@@ -187,6 +187,31 @@ expect 1 "a truncated checkpoint" 'cut.safetensors' err
 run knn --weights bad.safetensors --data data
 expect 1 "a damaged checkpoint" 'bad.safetensors' err
 
+# ---- precision ----
+
+export SIMDINO_BF16=emulate
+run pretrain $tiny --steps 4 --precision bf16 --out bf16.safetensors
+expect 0 "pretrain in bf16"
+run embed --weights bf16.safetensors --data data --split test --precision bf16 -o bf16.npy
+expect 0 "embed in bf16" '48 rows' out
+run info
+expect 0 "info tells what bf16 is computed with" '^bf16 *emulated' out
+unset SIMDINO_BF16
+export SIMDINO_CPU=generic
+run pretrain $tiny --steps 4 --precision bf16 --out refused.safetensors
+expect 1 "bf16 is refused on a CPU without it" 'needs a CPU with AVX512_BF16' err
+run pretrain --data data --resume bf16.safetensors
+expect 1 "and so is a resumption in bf16" 'needs a CPU with AVX512_BF16' err
+run embed --weights bf16.safetensors --data data --split test -o fp32.npy
+expect 0 "but the network can be used" '48 rows' out
+run embed --weights bf16.safetensors --data data --split test --precision bf16 -o bf16.npy
+expect 1 "embed refuses bf16, too" 'needs a CPU with AVX512_BF16' err
+run info
+expect 0 "info tells that there is no bf16" '^bf16 *not available' out
+unset SIMDINO_CPU
+run pretrain $tiny --precision half
+expect 2 "an unknown precision" 'precision' err
+
 # ---- embeddings, coding rate, k-NN ----
 
 run embed --weights whole.safetensors --data data --split test -o test.npy

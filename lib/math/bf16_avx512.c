@@ -1,0 +1,219 @@
+/* Products in bf16 with AVX512_BF16, in one of two ways:
+ *   dot  VDPBF16PS multiplies pairs: each of 16 sums of floats gains a_0 b_0 + a_1 b_1, two neighbours along the inner
+ *        dimension
+ *   fma  products of two bfloat16 are exact in float, so that FMA of the rounded factors as floats does the same work;
+ *        twice as fast as VDPBF16PS where the CPU takes several cycles for one (Intel's), half as fast where it does
+ *        not (AMD's)
+ *
+ * Packed factors are units of 32 bits: a pair (dot), or a float (fma). With `units` of a slice of the inner dimension:
+ *   B        panels of 32 columns, each [units][32]
+ *   A        rows of units, `stride` apart; or, where op(A) is transposed, panels of 16 rows, each [units][16], as they
+ *            come out of memory
+ * A slice of A stays in the second cache while all panels of B pass, each of which stays in the first cache for all
+ * rows of the slice. */
+#include "math/bf16.h"
+
+#if defined(SD_HAVE_BF16_KERNELS)
+
+#include <immintrin.h>
+#include <string.h>
+
+#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")))
+
+#define ROWS 8
+#define COLUMNS 32
+#define UNITS ((size_t)256) /* of the inner dimension at once: a packed panel of B takes 32 KB */
+#define A_BYTES ((size_t)64 * 1024)
+#define B_BYTES (SD_BF16_SCRATCH - A_BYTES)
+#define UNIT_BYTES sizeof(uint32_t)
+
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+
+_Static_assert(UNITS * UNIT_BYTES * COLUMNS <= B_BYTES && UNITS * UNIT_BYTES * 16 <= A_BYTES,
+               "a panel of each fits into the scratch");
+
+/* ---- one tile ------------------------------------------------------------------------------ */
+
+/* C = alpha A B + beta C for up to 8 x 32 numbers. a: unit u of row r at a[row[r] + u*step]. */
+typedef void tile_function(size_t units, const uint32_t *a, const size_t row[ROWS], size_t step, const uint32_t *b,
+                           float alpha, float beta, float *c, size_t ldc, size_t rows, size_t columns);
+
+#define NAME tile_dot
+#define FACTORS __m512bh
+#define FACTOR(x) ((__m512bh)(x))
+#define ADD_PRODUCT(sum, x, y) _mm512_dpbf16_ps(sum, x, y)
+#include "math/bf16_tile.h"
+
+#define NAME tile_fma
+#define FACTORS __m512
+#define FACTOR(x) _mm512_castsi512_ps(x)
+#define ADD_PRODUCT(sum, x, y) _mm512_fmadd_ps(x, y, sum)
+#include "math/bf16_tile.h"
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+/* The first `count` of 16. */
+static inline __mmask16 first_of(size_t count) { return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1u); }
+
+/* 16 floats, of which `left` exist, as rounded floats. */
+TARGET static inline __m512i floats_of_row(const float *p, size_t left) {
+    __m512 x = left >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(first_of(left), p);
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16);
+}
+
+/* 32 floats of a row, of which `left` exist, as 16 pairs. */
+TARGET static inline __m512i pairs_of_row(const float *p, size_t left) {
+    if (left >= 32)
+        return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(p + 16), _mm512_loadu_ps(p));
+    const __m512 low = _mm512_maskz_loadu_ps(first_of(left), p);
+    const __m512 high = left > 16 ? _mm512_maskz_loadu_ps(first_of(left - 16), p + 16) : _mm512_setzero_ps();
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* 16 units of a row of k floats, from unit u on. */
+TARGET static inline __m512i units_of_row(bool dot, const float *row, size_t u, size_t k) {
+    return dot ? pairs_of_row(row + 2 * u, k - 2 * u) : floats_of_row(row + u, k - u);
+}
+
+/* Rows of k floats, ld apart, as rows of units, `stride` apart; units up to the next multiple of 16 are written. */
+TARGET static void pack_rows(bool dot, const float *x, size_t ld, size_t rows, size_t k, uint32_t *out, size_t stride) {
+    const size_t units = dot ? (k + 1) / 2 : k;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t u = 0; u < units; u += 16)
+            _mm512_store_si512(out + r * stride + u, units_of_row(dot, x + r * ld, u, k));
+}
+
+/* k rows of X, ld apart, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
+ * as memory likes it. Columns up to the end of the last panel become 0. */
+TARGET static void pack_columns(bool dot, const float *x, size_t ld, size_t k, size_t columns, size_t width,
+                                uint32_t *out) {
+    const __m512i interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                         3, 18, 2, 17, 1, 16, 0);
+    const size_t units = dot ? (k + 1) / 2 : k, padded = sd_size_ceil(columns, width) * width;
+    for (size_t u = 0; u < units; u++) {
+        const float *row = x + (dot ? 2 * u : u) * ld, *next = dot && 2 * u + 1 < k ? row + ld : NULL;
+        for (size_t j = 0; j < padded; j += 16) {
+            size_t left = j < columns ? columns - j : 0;
+            __m512i here;
+            if (dot) {
+                __m512 low = _mm512_maskz_loadu_ps(first_of(left), row + j);
+                __m512 high =
+                    next == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(first_of(left), next + j);
+                here = _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+            } else {
+                here = floats_of_row(row + j, left);
+            }
+            _mm512_store_si512(out + (j / width * units + u) * width + j % width, here);
+        }
+    }
+}
+
+/* out(j, i) = in(i, j) for 16 x 16 units. */
+TARGET static inline void transpose(__m512i t[16]) {
+    __m512i u[16];
+    for (size_t i = 0; i < 16; i += 2) {
+        u[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
+        u[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 1]);
+    }
+    for (size_t i = 0; i < 16; i += 4)
+        for (size_t h = 0; h < 2; h++) {
+            t[i + 2 * h] = _mm512_unpacklo_epi64(u[i + h], u[i + 2 + h]);
+            t[i + 2 * h + 1] = _mm512_unpackhi_epi64(u[i + h], u[i + 2 + h]);
+        }
+    /* t[4 g + c]: in its four parts the columns c, c + 4, c + 8, c + 12 of rows 4 g ... 4 g + 3 */
+    for (size_t c = 0; c < 4; c++) {
+        u[c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0x88);
+        u[4 + c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0xdd);
+        u[8 + c] = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0x88);
+        u[12 + c] = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0xdd);
+    }
+    for (size_t c = 0; c < 4; c++) {
+        t[c] = _mm512_shuffle_i32x4(u[c], u[8 + c], 0x88);
+        t[8 + c] = _mm512_shuffle_i32x4(u[c], u[8 + c], 0xdd);
+        t[4 + c] = _mm512_shuffle_i32x4(u[4 + c], u[12 + c], 0x88);
+        t[12 + c] = _mm512_shuffle_i32x4(u[4 + c], u[12 + c], 0xdd);
+    }
+}
+
+/* Panels of 32 columns of B where op(B) is transposed: column j is the row j of X, of k floats. */
+TARGET static void pack_transposed(bool dot, const float *x, size_t ld, size_t k, size_t columns, uint32_t *out) {
+    const size_t units = dot ? (k + 1) / 2 : k, padded = sd_size_ceil(columns, COLUMNS) * COLUMNS;
+    for (size_t j = 0; j < padded; j += 16) {
+        size_t count = j < columns ? sd_size_min(16, columns - j) : 0;
+        uint32_t *to = out + j / COLUMNS * COLUMNS * units + j % COLUMNS;
+        for (size_t u = 0; u < units; u += 16) {
+            __m512i t[16];
+            size_t here = sd_size_min(16, units - u);
+            for (size_t r = 0; r < 16; r++)
+                t[r] = r < count ? units_of_row(dot, x + (j + r) * ld, u, k) : _mm512_setzero_si512();
+            transpose(t);
+            for (size_t r = 0; r < 16; r++)
+                if (r < here)
+                    _mm512_store_si512(to + (u + r) * COLUMNS, t[r]);
+        }
+    }
+}
+
+/* ---- the product --------------------------------------------------------------------------- */
+
+/* The size of nearly equal parts of n of at most `most`, in multiples of `unit`, which `most` is. */
+static size_t even_part(size_t n, size_t most, size_t unit) {
+    size_t parts = sd_size_ceil(n, most);
+    return sd_size_ceil(sd_size_ceil(n, parts), unit) * unit;
+}
+
+TARGET static inline void product(bool dot, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
+                                  size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc,
+                                  void *scratch) {
+    tile_function *tile = dot ? tile_dot : tile_fma;
+    uint32_t *left = scratch, *right = left + A_BYTES / UNIT_BYTES;
+    const size_t per_unit = dot ? 2 : 1, units_at_once = even_part(sd_size_ceil(k, per_unit), UNITS, 16);
+    const size_t columns_at_once = even_part(n, B_BYTES / (UNIT_BYTES * units_at_once * COLUMNS) * COLUMNS, COLUMNS);
+    const size_t rows_at_once = even_part(m, A_BYTES / (UNIT_BYTES * units_at_once * 16) * 16, 16);
+
+    for (size_t l = 0; l < k; l += units_at_once * per_unit) {
+        size_t depth = sd_size_min(units_at_once * per_unit, k - l), units = sd_size_ceil(depth, per_unit);
+        size_t stride = units_at_once;
+        float scale = l == 0 ? beta : 1.0f;
+        for (size_t j0 = 0; j0 < n; j0 += columns_at_once) {
+            size_t columns = sd_size_min(columns_at_once, n - j0);
+            if (tb)
+                pack_transposed(dot, b + j0 * ldb + l, ldb, depth, columns, right);
+            else
+                pack_columns(dot, b + l * ldb + j0, ldb, depth, columns, COLUMNS, right);
+            for (size_t i0 = 0; i0 < m; i0 += rows_at_once) {
+                size_t rows = sd_size_min(rows_at_once, m - i0);
+                if (ta)
+                    pack_columns(dot, a + l * lda + i0, lda, depth, rows, 16, left);
+                else
+                    pack_rows(dot, a + i0 * lda + l, lda, rows, depth, left, stride);
+                for (size_t j = 0; j < columns; j += COLUMNS)
+                    for (size_t i = 0; i < rows; i += ROWS) {
+                        size_t count = sd_size_min(ROWS, rows - i), row[ROWS];
+                        for (size_t r = 0; r < ROWS; r++)
+                            row[r] = ta ? i / 16 * 16 * units + i % 16 + r : (i + sd_size_min(r, count - 1)) * stride;
+                        tile(units, left, row, ta ? 16 : 1, right + j * units, alpha, scale,
+                             c + (i0 + i) * ldc + j0 + j, ldc, count, sd_size_min(COLUMNS, columns - j));
+                    }
+            }
+        }
+    }
+}
+
+TARGET void sd_bf16_product_dot(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
+                                const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
+    product(true, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);
+}
+
+TARGET void sd_bf16_product_fma(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
+                                const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
+    product(false, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);
+}
+
+#else
+
+/* ISO C wants something in every file. */
+typedef int sd_bf16_nothing;
+
+#endif

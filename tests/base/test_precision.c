@@ -1,0 +1,90 @@
+/* Names of precisions, and which of them are refused where. */
+#define _POSIX_C_SOURCE 200809L /* setenv */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "base/system.h"
+#include "bf16.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void names(void **state) {
+    (void)state;
+    assert_string_equal(sd_precision_name(SD_PRECISION_FP32), "fp32");
+    assert_string_equal(sd_precision_name(SD_PRECISION_BF16), "bf16");
+    assert_null(sd_precision_name(-1));
+    assert_null(sd_precision_name(2));
+    for (int32_t i = 0; sd_precision_name(i) != NULL; i++) {
+        int32_t precision = -7;
+        assert_int_equal(sd_precision_from_name(sd_precision_name(i), &precision), SD_OK);
+        assert_int_equal(precision, i);
+    }
+    int32_t precision = -7;
+    assert_int_equal(sd_precision_from_name("fp64", &precision), SD_ERR_ARGUMENT);
+    assert_non_null(strstr(sd_last_error(), "fp64"));
+    assert_int_equal(sd_precision_from_name("", &precision), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_precision_from_name(NULL, &precision), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_precision_from_name("fp32", NULL), SD_ERR_ARGUMENT);
+    assert_int_equal(precision, -7);
+}
+
+static const char *info_bf16(void) {
+    sd_system_info info = {.size = sizeof info};
+    assert_int_equal(sd_system_info_get(&info), SD_OK);
+    assert_non_null(info.bf16);
+    return info.bf16;
+}
+
+static void unfit_cpu(void **state) {
+    (void)state;
+    const char *caps[] = {"generic", "avx2"};
+    for (size_t i = 0; i < 2; i++) {
+        setenv("SIMDINO_CPU", caps[i], 1);
+        if (sd_cpu_detect() == SD_CPU_AVX512)
+            fail_msg("SIMDINO_CPU=%s is not honoured", caps[i]);
+        const char *ways[] = {NULL, "fma", "dot", "emulated", ""}; /* none of which is "emulate" */
+        for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
+            bf16_take(ways[way]);
+            assert_int_equal(sd_precision_check(SD_PRECISION_BF16), SD_ERR_UNSUPPORTED);
+            assert_non_null(strstr(sd_last_error(), "AVX512_BF16"));
+            assert_non_null(strstr(sd_last_error(), "use fp32"));
+            assert_string_equal(info_bf16(), "");
+        }
+        bf16_take("emulate");
+        assert_int_equal(sd_precision_check(SD_PRECISION_BF16), SD_OK);
+        assert_string_equal(info_bf16(), "emulated");
+        bf16_take(NULL);
+        assert_int_equal(sd_precision_check(SD_PRECISION_FP32), SD_OK);
+    }
+    unsetenv("SIMDINO_CPU");
+    assert_int_equal(sd_precision_check(2), SD_ERR_ARGUMENT);
+    assert_int_equal(sd_precision_check(-1), SD_ERR_ARGUMENT);
+    assert_non_null(strstr(sd_last_error(), "-1"));
+}
+
+static void fit_cpu(void **state) {
+    (void)state;
+    const char *ways[BF16_WAYS_MAX];
+    if (bf16_ways(ways) == 1)
+        skip();
+    bf16_take("fma");
+    assert_string_equal(info_bf16(), "avx512_bf16 fma");
+    bf16_take("dot");
+    assert_string_equal(info_bf16(), "avx512_bf16 dot");
+    bf16_take(NULL);
+    assert_true(strncmp(info_bf16(), "avx512_bf16 ", 12) == 0);
+    assert_non_null(strstr(sd_cpu_features(), "avx512_bf16"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names),
+        cmocka_unit_test(unfit_cpu),
+        cmocka_unit_test(fit_cpu),
+    };
+    return cmocka_run_group_tests_name("precision", tests, NULL, NULL);
+}

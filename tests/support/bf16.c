@@ -1,0 +1,30 @@
+#define _POSIX_C_SOURCE 200809L /* setenv */
+#include "bf16.h"
+
+#include <simdino/base.h>
+
+#include <stdlib.h>
+
+void bf16_take(const char *way) {
+    if (way != NULL)
+        setenv("SIMDINO_BF16", way, 1);
+    else
+        unsetenv("SIMDINO_BF16");
+}
+
+size_t bf16_ways(const char *ways[BF16_WAYS_MAX]) {
+    size_t count = 0;
+    ways[count++] = "emulate";
+    bf16_take(NULL);
+    if (sd_precision_check(SD_PRECISION_BF16) == SD_OK) {
+        ways[count++] = "fma";
+        ways[count++] = "dot";
+    }
+    return count;
+}
+
+void bf16_take_any(void) {
+    bf16_take(NULL);
+    if (sd_precision_check(SD_PRECISION_BF16) != SD_OK)
+        bf16_take("emulate");
+}
