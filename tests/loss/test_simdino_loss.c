@@ -438,7 +438,7 @@ static void test_not_finite(void **state) {
         config.expa_type = type;
         sd_simdino_loss *loss = make(NULL, &config, q.samples, q.views, q.dim);
         for (size_t i = 0; i < count; i += 3) {
-            char where[96];
+            char where[160];
             float keep = q.student[i];
             size_t row = i / q.dim, sample = row % q.samples;
             q.student[i] = i & 1 ? NAN : INFINITY;
