@@ -10,10 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#if defined(HAVE_PNG)
+#include <zlib.h>
+#endif
 
 #define CORPUS SD_TEST_DATA "/../fuzz/corpus"
 #define WIDTH  ((size_t)13)
@@ -195,6 +200,52 @@ static void png_cuts(void **state) {
     expect_all_cuts_refused("png/good-rgb-8.png");
     expect_all_cuts_refused("png/good-palette-interlaced.png");
     expect_all_cuts_refused("png/good-text.png");
+}
+
+static uint8_t *put_number(uint8_t *to, size_t value) {
+    for (int i = 3; i >= 0; i--)
+        *to++ = (uint8_t)(value >> 8 * i);
+    return to;
+}
+
+/* A hundred texts that would be 8 MB each are passed over, not unpacked and kept. */
+static void png_texts(void **state) {
+    const size_t unpacked = (size_t)8 << 20, chunks = 100;
+    size_t size, start = 8 + 25; /* signature and IHDR */
+    uint8_t *bytes = corpus_file("png/good-gray-8.png", &size), *text = malloc(unpacked);
+    uLongf packed = compressBound(unpacked);
+    uint8_t *body = malloc(7 + packed);
+    image_pixels image;
+    char why[IMAGE_WHY];
+    struct rusage before, after;
+    (void)state;
+    assert_true(text != NULL && body != NULL);
+    memset(text, 'a', unpacked);
+    memcpy(body, "zTXtk\0\0", 7);
+    assert_int_equal(compress2(body + 7, &packed, text, unpacked, 9), Z_OK);
+    size_t length = 7 + packed;
+    uint8_t *file = malloc(size + chunks * (length + 8)), *at = file;
+    assert_non_null(file);
+    memcpy(at, bytes, start);
+    at += start;
+    for (size_t i = 0; i < chunks; i++) {
+        at = put_number(at, length - 4);
+        memcpy(at, body, length);
+        at = put_number(at + length, crc32(0, body, (uInt)length));
+    }
+    memcpy(at, bytes + start, size - start);
+    at += size - start;
+    getrusage(RUSAGE_SELF, &before);
+    if (image_decode(file, (size_t)(at - file), 0, &image, why) != 0)
+        fail_msg("%s", why);
+    getrusage(RUSAGE_SELF, &after);
+    expect_pixels("with texts", &image, value, 0);
+    assert_true(after.ru_maxrss - before.ru_maxrss < 100 * 1024);
+    image_free(&image);
+    free(file);
+    free(body);
+    free(text);
+    free(bytes);
 }
 
 /* The checksums find every flipped bit, but those in a chunk's length, which may lead to other refusals, too. */
@@ -417,20 +468,21 @@ static void jpeg_flips(void **state) {
 /* A thumbnail and the like push the header behind what is read to learn of the colours. */
 static void jpeg_late_header(void **state) {
     size_t size;
-    uint8_t *bytes = corpus_file("jpeg/good-gray.jpg", &size), *body = calloc(1, 65000), *file = malloc(size + 140000);
+    uint8_t *bytes = corpus_file("jpeg/good-gray.jpg", &size), *body = calloc(1, 65000);
+    uint8_t *half = malloc(size + 70000), *file = malloc(size + 140000);
     const char *path = scratch_path(*state, "late.jpg");
     image_pixels image;
     char why[IMAGE_WHY];
-    assert_true(body != NULL && file != NULL);
-    size_t once = with_exif(bytes, size, body, 65000, file);
-    memcpy(file + once, file, once); /* the room behind serves as the source of the second marker */
-    size_t twice = with_exif(file + once, once, body, 65000, file);
+    assert_true(body != NULL && half != NULL && file != NULL);
+    size_t once = with_exif(bytes, size, body, 65000, half);
+    size_t twice = with_exif(half, once, body, 65000, file);
     scratch_write(path, file, twice);
     assert_int_equal(image_file_channels(path), 0);
     assert_int_equal(image_read(path, 0, &image, why), 0);
     assert_int_equal(image.channels, 1);
     image_free(&image);
     free(file);
+    free(half);
     free(body);
     free(bytes);
 }
@@ -492,7 +544,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
 #if defined(HAVE_PNG)
         cmocka_unit_test(png_pixels),        cmocka_unit_test(png_refusals), cmocka_unit_test(png_cuts),
-        cmocka_unit_test(png_flips),
+        cmocka_unit_test(png_flips),         cmocka_unit_test(png_texts),
 #endif
 #if defined(HAVE_JPEG)
         cmocka_unit_test(jpeg_pixels),       cmocka_unit_test(jpeg_inks),    cmocka_unit_test(jpeg_orientations),
