@@ -16,8 +16,18 @@
 
 #include <cmocka.h>
 
-#if defined(HAVE_PNG)
 #include <zlib.h>
+
+/* Kinds that the build may lack. */
+#if defined(HAVE_JPEG)
+#define NEEDS_JPEG (void)0
+#else
+#define NEEDS_JPEG skip()
+#endif
+#if defined(HAVE_PNG)
+#define NEEDS_PNG (void)0
+#else
+#define NEEDS_PNG skip()
 #endif
 
 #define CORPUS SD_TEST_DATA "/../fuzz/corpus"
@@ -148,8 +158,8 @@ static void expect_all_cuts_refused(const char *name) {
 
 /* ---- PNG ----------------------------------------------------------------------------------- */
 
-#if defined(HAVE_PNG)
 static void png_pixels(void **state) {
+    NEEDS_PNG;
     static const form forms[] = {
         {"png/good-gray-1.png", 1, bits_1},
         {"png/good-gray-2.png", 1, bits_2},
@@ -179,6 +189,7 @@ static void png_pixels(void **state) {
 }
 
 static void png_refusals(void **state) {
+    NEEDS_PNG;
     static const struct {
         const char *name, *words;
     } files[] = {
@@ -196,6 +207,7 @@ static void png_refusals(void **state) {
 }
 
 static void png_cuts(void **state) {
+    NEEDS_PNG;
     (void)state;
     expect_all_cuts_refused("png/good-rgb-8.png");
     expect_all_cuts_refused("png/good-palette-interlaced.png");
@@ -210,6 +222,7 @@ static uint8_t *put_number(uint8_t *to, size_t value) {
 
 /* A hundred texts that would be 8 MB each are passed over, not unpacked and kept. */
 static void png_texts(void **state) {
+    NEEDS_PNG;
     const size_t unpacked = (size_t)8 << 20, chunks = 100;
     size_t size, start = 8 + 25; /* signature and IHDR */
     uint8_t *bytes = corpus_file("png/good-gray-8.png", &size), *text = malloc(unpacked);
@@ -250,6 +263,7 @@ static void png_texts(void **state) {
 
 /* The checksums find every flipped bit, but those in a chunk's length, which may lead to other refusals, too. */
 static void png_flips(void **state) {
+    NEEDS_PNG;
     size_t size;
     uint8_t *bytes = corpus_file("png/good-gray-8.png", &size);
     (void)state;
@@ -264,15 +278,14 @@ static void png_flips(void **state) {
     }
     free(bytes);
 }
-#endif
 
 /* ---- JPEG ---------------------------------------------------------------------------------- */
 
-#if defined(HAVE_JPEG)
 /* Black is 64 of 255, and Adobe's inks are the inverse of what is kept. */
 static int inked(size_t x, size_t y, size_t c) { return value(x, y, c) * (255 - 64) / 255; }
 
 static void jpeg_pixels(void **state) {
+    NEEDS_JPEG;
     static const form forms[] = {
         {"jpeg/good-rgb.jpg", 3, value},
         {"jpeg/good-gray.jpg", 1, value},
@@ -290,6 +303,7 @@ static void jpeg_pixels(void **state) {
 
 /* Without Adobe's marker the same numbers mean the inverse. */
 static void jpeg_inks(void **state) {
+    NEEDS_JPEG;
     image_pixels image = decode("jpeg/seed-cmyk-plain.jpg", 0);
     (void)state;
     for (size_t i = 0; i < WIDTH * HEIGHT * 3; i++) {
@@ -374,6 +388,7 @@ static void expect_orientation(const uint8_t *bytes, size_t size, const image_pi
 }
 
 static void jpeg_orientations(void **state) {
+    NEEDS_JPEG;
     size_t size;
     uint8_t *bytes = corpus_file("jpeg/good-rgb.jpg", &size);
     image_pixels plain = decode("jpeg/good-rgb.jpg", 0);
@@ -392,6 +407,7 @@ static void jpeg_orientations(void **state) {
 
 /* EXIF data that is cut off or lies about its places changes nothing. */
 static void jpeg_wrong_exif(void **state) {
+    NEEDS_JPEG;
     static const char *const names[] = {"jpeg/seed-exif-table.jpg", "jpeg/seed-exif-count.jpg", "jpeg/seed-exif-short.jpg"};
     size_t size;
     uint8_t body[200], *bytes = corpus_file("jpeg/good-rgb.jpg", &size), *file = malloc(size + 300);
@@ -419,6 +435,7 @@ static void jpeg_wrong_exif(void **state) {
 }
 
 static void jpeg_refusals(void **state) {
+    NEEDS_JPEG;
     static const struct {
         const char *name, *words;
     } files[] = {
@@ -436,6 +453,7 @@ static void jpeg_refusals(void **state) {
 }
 
 static void jpeg_cuts(void **state) {
+    NEEDS_JPEG;
     (void)state;
     expect_all_cuts_refused("jpeg/good-rgb.jpg");
     expect_all_cuts_refused("jpeg/good-progressive.jpg");
@@ -445,6 +463,7 @@ static void jpeg_cuts(void **state) {
 
 /* Nobody can tell whether pixels are what they were; but the memory is right, and a failure has a reason. */
 static void jpeg_flips(void **state) {
+    NEEDS_JPEG;
     static const char *const names[] = {"jpeg/good-rgb.jpg", "jpeg/good-progressive.jpg", "jpeg/good-oriented.jpg"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -467,6 +486,7 @@ static void jpeg_flips(void **state) {
 
 /* A thumbnail and the like push the header behind what is read to learn of the colours. */
 static void jpeg_late_header(void **state) {
+    NEEDS_JPEG;
     size_t size;
     uint8_t *bytes = corpus_file("jpeg/good-gray.jpg", &size), *body = calloc(1, 65000);
     uint8_t *half = malloc(size + 70000), *file = malloc(size + 140000);
@@ -486,7 +506,6 @@ static void jpeg_late_header(void **state) {
     free(body);
     free(bytes);
 }
-#endif
 
 /* ---- files --------------------------------------------------------------------------------- */
 
@@ -542,16 +561,12 @@ static void names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-#if defined(HAVE_PNG)
         cmocka_unit_test(png_pixels),        cmocka_unit_test(png_refusals), cmocka_unit_test(png_cuts),
         cmocka_unit_test(png_flips),         cmocka_unit_test(png_texts),
-#endif
-#if defined(HAVE_JPEG)
         cmocka_unit_test(jpeg_pixels),       cmocka_unit_test(jpeg_inks),    cmocka_unit_test(jpeg_orientations),
         cmocka_unit_test(jpeg_wrong_exif),   cmocka_unit_test(jpeg_refusals), cmocka_unit_test(jpeg_cuts),
         cmocka_unit_test(jpeg_flips),
         cmocka_unit_test_setup_teardown(jpeg_late_header, scratch_begin, scratch_end),
-#endif
         cmocka_unit_test_setup_teardown(files, scratch_begin, scratch_end),
         cmocka_unit_test(missing_kinds),     cmocka_unit_test(names),
     };
