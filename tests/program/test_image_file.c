@@ -10,10 +10,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include <zlib.h>
+
+/* Kinds that the build may lack. */
+#if defined(HAVE_JPEG)
+#define NEEDS_JPEG (void)0
+#else
+#define NEEDS_JPEG skip()
+#endif
+#if defined(HAVE_PNG)
+#define NEEDS_PNG (void)0
+#else
+#define NEEDS_PNG skip()
+#endif
 
 #define CORPUS SD_TEST_DATA "/../fuzz/corpus"
 #define WIDTH  ((size_t)13)
@@ -143,8 +158,8 @@ static void expect_all_cuts_refused(const char *name) {
 
 /* ---- PNG ----------------------------------------------------------------------------------- */
 
-#if defined(HAVE_PNG)
 static void png_pixels(void **state) {
+    NEEDS_PNG;
     static const form forms[] = {
         {"png/good-gray-1.png", 1, bits_1},
         {"png/good-gray-2.png", 1, bits_2},
@@ -174,6 +189,7 @@ static void png_pixels(void **state) {
 }
 
 static void png_refusals(void **state) {
+    NEEDS_PNG;
     static const struct {
         const char *name, *words;
     } files[] = {
@@ -191,14 +207,63 @@ static void png_refusals(void **state) {
 }
 
 static void png_cuts(void **state) {
+    NEEDS_PNG;
     (void)state;
     expect_all_cuts_refused("png/good-rgb-8.png");
     expect_all_cuts_refused("png/good-palette-interlaced.png");
     expect_all_cuts_refused("png/good-text.png");
 }
 
+static uint8_t *put_number(uint8_t *to, size_t value) {
+    for (int i = 3; i >= 0; i--)
+        *to++ = (uint8_t)(value >> 8 * i);
+    return to;
+}
+
+/* A hundred texts that would be 8 MB each are passed over, not unpacked and kept. */
+static void png_texts(void **state) {
+    NEEDS_PNG;
+    const size_t unpacked = (size_t)8 << 20, chunks = 100;
+    size_t size, start = 8 + 25; /* signature and IHDR */
+    uint8_t *bytes = corpus_file("png/good-gray-8.png", &size), *text = malloc(unpacked);
+    uLongf packed = compressBound(unpacked);
+    uint8_t *body = malloc(7 + packed);
+    image_pixels image;
+    char why[IMAGE_WHY];
+    struct rusage before, after;
+    (void)state;
+    assert_true(text != NULL && body != NULL);
+    memset(text, 'a', unpacked);
+    memcpy(body, "zTXtk\0\0", 7);
+    assert_int_equal(compress2(body + 7, &packed, text, unpacked, 9), Z_OK);
+    size_t length = 7 + packed;
+    uint8_t *file = malloc(size + chunks * (length + 8)), *at = file;
+    assert_non_null(file);
+    memcpy(at, bytes, start);
+    at += start;
+    for (size_t i = 0; i < chunks; i++) {
+        at = put_number(at, length - 4);
+        memcpy(at, body, length);
+        at = put_number(at + length, crc32(0, body, (uInt)length));
+    }
+    memcpy(at, bytes + start, size - start);
+    at += size - start;
+    getrusage(RUSAGE_SELF, &before);
+    if (image_decode(file, (size_t)(at - file), 0, &image, why) != 0)
+        fail_msg("%s", why);
+    getrusage(RUSAGE_SELF, &after);
+    expect_pixels("with texts", &image, value, 0);
+    assert_true(after.ru_maxrss - before.ru_maxrss < 100 * 1024);
+    image_free(&image);
+    free(file);
+    free(body);
+    free(text);
+    free(bytes);
+}
+
 /* The checksums find every flipped bit, but those in a chunk's length, which may lead to other refusals, too. */
 static void png_flips(void **state) {
+    NEEDS_PNG;
     size_t size;
     uint8_t *bytes = corpus_file("png/good-gray-8.png", &size);
     (void)state;
@@ -213,15 +278,14 @@ static void png_flips(void **state) {
     }
     free(bytes);
 }
-#endif
 
 /* ---- JPEG ---------------------------------------------------------------------------------- */
 
-#if defined(HAVE_JPEG)
 /* Black is 64 of 255, and Adobe's inks are the inverse of what is kept. */
 static int inked(size_t x, size_t y, size_t c) { return value(x, y, c) * (255 - 64) / 255; }
 
 static void jpeg_pixels(void **state) {
+    NEEDS_JPEG;
     static const form forms[] = {
         {"jpeg/good-rgb.jpg", 3, value},
         {"jpeg/good-gray.jpg", 1, value},
@@ -239,6 +303,7 @@ static void jpeg_pixels(void **state) {
 
 /* Without Adobe's marker the same numbers mean the inverse. */
 static void jpeg_inks(void **state) {
+    NEEDS_JPEG;
     image_pixels image = decode("jpeg/seed-cmyk-plain.jpg", 0);
     (void)state;
     for (size_t i = 0; i < WIDTH * HEIGHT * 3; i++) {
@@ -323,6 +388,7 @@ static void expect_orientation(const uint8_t *bytes, size_t size, const image_pi
 }
 
 static void jpeg_orientations(void **state) {
+    NEEDS_JPEG;
     size_t size;
     uint8_t *bytes = corpus_file("jpeg/good-rgb.jpg", &size);
     image_pixels plain = decode("jpeg/good-rgb.jpg", 0);
@@ -341,6 +407,7 @@ static void jpeg_orientations(void **state) {
 
 /* EXIF data that is cut off or lies about its places changes nothing. */
 static void jpeg_wrong_exif(void **state) {
+    NEEDS_JPEG;
     static const char *const names[] = {"jpeg/seed-exif-table.jpg", "jpeg/seed-exif-count.jpg", "jpeg/seed-exif-short.jpg"};
     size_t size;
     uint8_t body[200], *bytes = corpus_file("jpeg/good-rgb.jpg", &size), *file = malloc(size + 300);
@@ -368,6 +435,7 @@ static void jpeg_wrong_exif(void **state) {
 }
 
 static void jpeg_refusals(void **state) {
+    NEEDS_JPEG;
     static const struct {
         const char *name, *words;
     } files[] = {
@@ -385,6 +453,7 @@ static void jpeg_refusals(void **state) {
 }
 
 static void jpeg_cuts(void **state) {
+    NEEDS_JPEG;
     (void)state;
     expect_all_cuts_refused("jpeg/good-rgb.jpg");
     expect_all_cuts_refused("jpeg/good-progressive.jpg");
@@ -394,6 +463,7 @@ static void jpeg_cuts(void **state) {
 
 /* Nobody can tell whether pixels are what they were; but the memory is right, and a failure has a reason. */
 static void jpeg_flips(void **state) {
+    NEEDS_JPEG;
     static const char *const names[] = {"jpeg/good-rgb.jpg", "jpeg/good-progressive.jpg", "jpeg/good-oriented.jpg"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -416,25 +486,26 @@ static void jpeg_flips(void **state) {
 
 /* A thumbnail and the like push the header behind what is read to learn of the colours. */
 static void jpeg_late_header(void **state) {
+    NEEDS_JPEG;
     size_t size;
-    uint8_t *bytes = corpus_file("jpeg/good-gray.jpg", &size), *body = calloc(1, 65000), *file = malloc(size + 140000);
+    uint8_t *bytes = corpus_file("jpeg/good-gray.jpg", &size), *body = calloc(1, 65000);
+    uint8_t *half = malloc(size + 70000), *file = malloc(size + 140000);
     const char *path = scratch_path(*state, "late.jpg");
     image_pixels image;
     char why[IMAGE_WHY];
-    assert_true(body != NULL && file != NULL);
-    size_t once = with_exif(bytes, size, body, 65000, file);
-    memcpy(file + once, file, once); /* the room behind serves as the source of the second marker */
-    size_t twice = with_exif(file + once, once, body, 65000, file);
+    assert_true(body != NULL && half != NULL && file != NULL);
+    size_t once = with_exif(bytes, size, body, 65000, half);
+    size_t twice = with_exif(half, once, body, 65000, file);
     scratch_write(path, file, twice);
     assert_int_equal(image_file_channels(path), 0);
     assert_int_equal(image_read(path, 0, &image, why), 0);
     assert_int_equal(image.channels, 1);
     image_free(&image);
     free(file);
+    free(half);
     free(body);
     free(bytes);
 }
-#endif
 
 /* ---- files --------------------------------------------------------------------------------- */
 
@@ -490,16 +561,12 @@ static void names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-#if defined(HAVE_PNG)
         cmocka_unit_test(png_pixels),        cmocka_unit_test(png_refusals), cmocka_unit_test(png_cuts),
-        cmocka_unit_test(png_flips),
-#endif
-#if defined(HAVE_JPEG)
+        cmocka_unit_test(png_flips),         cmocka_unit_test(png_texts),
         cmocka_unit_test(jpeg_pixels),       cmocka_unit_test(jpeg_inks),    cmocka_unit_test(jpeg_orientations),
         cmocka_unit_test(jpeg_wrong_exif),   cmocka_unit_test(jpeg_refusals), cmocka_unit_test(jpeg_cuts),
         cmocka_unit_test(jpeg_flips),
         cmocka_unit_test_setup_teardown(jpeg_late_header, scratch_begin, scratch_end),
-#endif
         cmocka_unit_test_setup_teardown(files, scratch_begin, scratch_end),
         cmocka_unit_test(missing_kinds),     cmocka_unit_test(names),
     };
