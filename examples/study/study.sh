@@ -13,6 +13,8 @@
 #   STUDY_DATA      "name=folder ..." (default: Fashion-MNIST of Debian's package; add "cifar-10=FOLDER" with the binary
 #                   files)
 #   STUDY_PARTS     "methods robustness" (default), or one of them
+#   STUDY_METHODS   of "simdino dino simdinov2 dinov2" (default), those to run
+#   STUDY_OPTIONS   of `simdino pretrain`, for every run: another network, other crops
 #   STUDY_BUILD     build folder (default build), STUDY_OUT results (default $STUDY_BUILD/study), STUDY_JOBS (all cores)
 set -eu
 
@@ -24,8 +26,9 @@ seconds=${STUDY_SECONDS:-120}
 seeds=${STUDY_SEEDS:-0 1 2}
 data=${STUDY_DATA:-fashion-mnist=/usr/share/datasets/fashion-mnist}
 parts=${STUDY_PARTS:-methods robustness}
+options=${STUDY_OPTIONS:-}
 jobs=${STUDY_JOBS:-$(nproc 2>/dev/null || echo 2)}
-methods="simdino dino simdinov2 dinov2"
+methods=${STUDY_METHODS:-simdino dino simdinov2 dinov2}
 simdino=$build/examples/simdino/simdino
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE || true
 
@@ -43,7 +46,8 @@ key_of() { printf '%s_%s_%s_%s_%s' "$1" "$2" "$3" "$4" "$5"; }
 calibrate() { # DATA METHOD
     file=$out/speed_$1_$2
     [ -s "$file" ] && return 0
-    "$simdino" pretrain --method "$2" --data "$(folder_of "$1")" --out "$out/speed.safetensors" --overwrite \
+    # shellcheck disable=SC2086 # options are words
+    "$simdino" pretrain --method "$2" $options --data "$(folder_of "$1")" --out "$out/speed.safetensors" --overwrite \
         --steps 120 --threads 1 --metrics "$out/speed.csv" >/dev/null 2>&1
     # the median of the steps after the first 20
     awk -F, 'NR > 21 { print $14 }' "$out/speed.csv" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }' \
@@ -57,7 +61,8 @@ baseline() { # DATA
     result=$out/runs/$1_baseline.csv
     [ -s "$result" ] && return 0
     folder=$(folder_of "$1")
-    "$simdino" pretrain --data "$folder" --out "$out/one.safetensors" --overwrite --steps 1 --threads 1 >/dev/null 2>&1
+    # shellcheck disable=SC2086
+    "$simdino" pretrain $options --data "$folder" --out "$out/one.safetensors" --overwrite --steps 1 --threads 1 >/dev/null 2>&1
     "$simdino" knn --weights "$out/one.safetensors" --data "$folder" --train-limit 20000 --test-limit 5000 --center on \
         --threads 1 2>/dev/null | awk -v data="$1" '
         /raw pixels/ { name = "pixels" }
@@ -82,7 +87,8 @@ run_one() { # DATA METHOD PART VARIANT SEED BATCH OPTIONS...
     steps=$((images / batch))
     [ $steps -gt 0 ] || steps=1
     base=$out/runs/$key
-    if ! "$simdino" pretrain --method "$method" --data "$(folder_of "$name")" --out "$base.safetensors" --overwrite \
+    # shellcheck disable=SC2086
+    if ! "$simdino" pretrain --method "$method" $options --data "$(folder_of "$name")" --out "$base.safetensors" --overwrite \
         --steps $steps --batch "$batch" --seed "$seed" --threads 1 --metrics "$base.steps" "$@" >"$base.log" 2>&1; then
         # a run that ends in numbers that are not finite is a result, too
         if grep -q "not finite" "$base.log"; then
