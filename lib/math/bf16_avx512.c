@@ -145,6 +145,13 @@ TARGET static void pack_transposed(bool dot, const float *x, size_t ld, size_t k
         for (size_t u = 0; u < units; u += 16) {
             __m512i t[16];
             size_t here = sd_size_min(16, units - u);
+            /* 16 streams are too many for the CPU to foresee: the same part of the next 16 rows is fetched meanwhile */
+            for (size_t r = 0; r < 16 && j + 16 + r < columns; r++) {
+                const char *next = (const char *)(x + (j + 16 + r) * ld + (dot ? 2 * u : u));
+                _mm_prefetch(next, _MM_HINT_T1);
+                if (dot)
+                    _mm_prefetch(next + SD_ALIGNMENT, _MM_HINT_T1);
+            }
             for (size_t r = 0; r < 16; r++)
                 t[r] = r < count ? units_of_row(dot, x + (j + r) * ld, u, k) : _mm512_setzero_si512();
             transpose(t);

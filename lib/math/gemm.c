@@ -2,7 +2,8 @@
  *
  * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does
  * not know, a quarter of the speed and less), and a host that has loaded it cannot change that any more. Then the
- * products of dense.h are used, which equal a BLAS with the right kernels. */
+ * products of dense.h are used, which equal a BLAS with the right kernels. They are used as well where they were measured
+ * to be faster than that. */
 #include "math/math.h"
 
 #include "base/system.h"
@@ -28,7 +29,8 @@ static const sd_dense *own_products(void) {
         return NULL;
     const sd_dense *dense = sd_dense_get();
     if (known == UNKNOWN) {
-        known = sd_blas_advice()[0] != '\0' && strcmp(dense->name, "blas") != 0 ? OWN : BLAS;
+        bool wanted = sd_blas_advice()[0] != '\0' || sd_cpu_prefers_own_products();
+        known = wanted && strcmp(dense->name, "blas") != 0 ? OWN : BLAS;
         atomic_store_explicit(&choice, known, memory_order_relaxed);
     }
     return known == OWN ? dense : NULL;

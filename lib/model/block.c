@@ -232,7 +232,8 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
 
 /* ---- the attention of a last block of which only the class tokens are read ------------------ */
 
-void sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread) {
+sd_status sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
+                                 bool wide) {
     const sd_layout *l = &model->layout;
     const sd_geometry *g = &a->geometry;
     const sd_tail *tail = &a->tail;
@@ -249,8 +250,16 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
     branch_norm(a, branch, chunk, store.x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal,
                 store.mean1, store.rstd1);
     if (rows == 0)
-        return;
-    sd_multiply(work->gemm, false, true, rows, 2 * d, d, 1.0f, work->normal, d, qkv_weight + d * d, d, 0.0f, store.qkv, 2 * d);
+        return SD_OK;
+    sd_product keys_values = sd_linear_forward(work->normal, rows, d, qkv_weight + d * d, 2 * d, store.qkv);
+    if (wide) {
+        sd_status status = sd_wide_product(a, keys_values, NULL, NULL);
+        if (status != SD_OK)
+            return status;
+    } else {
+        sd_multiply(work->gemm, keys_values.ta, keys_values.tb, rows, 2 * d, d, 1.0f, keys_values.a, d, keys_values.b, d,
+                    0.0f, store.qkv, 2 * d);
+    }
     a->kernels->add_bias(store.qkv, rows, 2 * d, 2 * d, qkv_bias + d);
     for (size_t s = chunk->first; s < chunk->last; s++)
         if (sd_branch_keeps(branch, s))
@@ -271,6 +280,7 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
                                    size, 2 * d, scale, tail->probabilities + tail->probability_start[s] + h * stride,
                                    tail->attention + image * d + h * size);
     }
+    return SD_OK;
 }
 
 void sd_class_block_backward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,

@@ -106,9 +106,10 @@ typedef struct forward_work {
     const sd_forward_outputs *outputs;
 } forward_work;
 
-/* x = [class token + its position; registers; W patches + b, or the mask token, + their positions]. */
-static void embed_chunk(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, float *x,
-                        sd_thread_work *work) {
+/* x = [class token + its position; registers; W patches + b, or the mask token, + their positions]. wide: the product is
+ * divided among the threads. */
+static sd_status embed_chunk(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, float *x,
+                             sd_thread_work *work, bool wide) {
     const sd_geometry *g = &a->geometry;
     const float *parameters = model->parameters;
     size_t d = g->dim, start = a->image_row[chunk->first], rows = a->image_row[chunk->last] - start;
@@ -122,8 +123,16 @@ static void embed_chunk(const sd_model *model, const sd_activations *a, const sd
         sd_patches_gather(images->pixels + (s - a->group_first[group]) * image_values, g->channels, images->height,
                           images->width, g->patch, patches + extra * g->patch_values);
     }
-    sd_multiply(work->gemm, false, true, rows, d, g->patch_values, 1.0f, work->patches, g->patch_values,
-             parameters + model->layout.patch_weight, g->patch_values, 0.0f, x, d);
+    sd_product product = sd_linear_forward(work->patches, rows, g->patch_values,
+                                           parameters + model->layout.patch_weight, d, x);
+    if (wide) {
+        sd_status status = sd_wide_product(a, product, NULL, NULL);
+        if (status != SD_OK)
+            return status;
+    } else {
+        sd_multiply(work->gemm, product.ta, product.tb, rows, d, g->patch_values, 1.0f, product.a, product.lda, product.b,
+                    product.ldb, 0.0f, x, d);
+    }
     const float *class_token = parameters + model->layout.cls_token, *bias = parameters + model->layout.patch_bias;
     const float *mask_token = parameters + model->layout.mask_token;
     size_t patches = a->group_tokens[group] - extra;
@@ -145,6 +154,7 @@ static void embed_chunk(const sd_model *model, const sd_activations *a, const sd
             }
         }
     }
+    return SD_OK;
 }
 
 /* Rows of a chunk as an output wants them: as they are, or after the final norm. */
@@ -223,7 +233,7 @@ static void forward_task(void *argument, size_t index, size_t thread) {
     size_t depth = a->geometry.depth, d = a->geometry.dim;
     size_t full_blocks = a->all_tokens ? depth : depth - 1;
     sd_block_store store = sd_chunk_store(a, 0, chunk, thread, true);
-    embed_chunk(model, a, chunk, store.x, work);
+    (void)embed_chunk(model, a, chunk, store.x, work, false); /* fails only when wide */
     for (size_t block = 0; block < full_blocks; block++) {
         float *out = store.x;
         if (a->mode != SD_ACTIVATIONS_INFERENCE)
@@ -238,7 +248,41 @@ static void forward_task(void *argument, size_t index, size_t thread) {
     if (a->all_tokens)
         leave_tokens(model, a, chunk, store.x, job->outputs, work);
     else
-        sd_class_block_forward(model, a, chunk, thread);
+        (void)sd_class_block_forward(model, a, chunk, thread, false);
+}
+
+/* ---- a pass of a few images: chunk after chunk, each by all threads (wide.c) ----------------- */
+
+/* Up to so many chunks would leave threads idle, whatever their number: the results must not depend on it. */
+#define SD_WIDE_CHUNKS 3
+
+static bool goes_wide(const sd_activations *a) {
+    return a->mode == SD_ACTIVATIONS_INFERENCE && a->chunk_count <= SD_WIDE_CHUNKS && a->side_count == 0 &&
+           !a->geometry.qk_norm;
+}
+
+static sd_status forward_wide(const forward_work *job) {
+    sd_activations *a = job->a;
+    const sd_model *model = job->model;
+    sd_thread_work *work = &a->thread_work[0];
+    size_t depth = a->geometry.depth, full_blocks = a->all_tokens ? depth : depth - 1;
+    sd_status status;
+    for (size_t i = 0; i < a->chunk_count; i++) {
+        const sd_chunk *chunk = &a->chunks[i];
+        sd_block_store store = sd_chunk_store(a, 0, chunk, 0, true);
+        SD_TRY(sd_check_cancel(a->context));
+        SD_TRY(embed_chunk(model, a, chunk, store.x, work, true));
+        for (size_t block = 0; block < full_blocks; block++) {
+            SD_TRY(sd_block_forward_wide(model, a, block, chunk, &store, store.x));
+            leave_block(model, a, block, chunk, &store, store.x, job->outputs, work);
+        }
+        if (a->all_tokens)
+            leave_tokens(model, a, chunk, store.x, job->outputs, work);
+        else
+            SD_TRY(sd_class_block_forward(model, a, chunk, 0, true));
+    }
+cleanup:
+    return status;
 }
 
 void sd_activations_set_side_work(sd_activations *a, sd_parallel_function function, void *work, size_t count) {
@@ -295,7 +339,10 @@ SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, cons
 
     forward_work work = {model, a, &outputs};
     atomic_store(&a->cancelled, false);
-    status = sd_run(a->context, forward_task, &work, a->chunk_count + a->side_count);
+    if (goes_wide(a))
+        status = forward_wide(&work);
+    else
+        status = sd_run(a->context, forward_task, &work, a->chunk_count + a->side_count);
     a->side_done = status == SD_OK;
     a->side_count = 0;
     SD_TRY(status);

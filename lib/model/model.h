@@ -270,10 +270,22 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
 /* The queries, keys and values that attention sees in image s: as projected, or with their norms. */
 const float *sd_normalized_qkv(const sd_model *model, const sd_activations *a, size_t block, size_t s,
                                const float *qkv, const sd_thread_work *work);
-/* Keys, values and queries of the class tokens, and their attention, into the tail. */
-void sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread);
+/* Keys, values and queries of the class tokens, and their attention, into the tail. wide: the products are divided among
+ * the threads (not within a parallel section). */
+sd_status sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
+                                 bool wide);
 void sd_class_block_backward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
                              float *partial);
+
+/* ---- one block, one chunk, all threads (wide.c) ---------------------------------------------- */
+
+/* As sd_block_forward in inference, without norms of queries and keys; out may be store->x. Not within a parallel
+ * section. */
+sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
+                                const sd_block_store *store, float *out);
+/* A product in tiles for the rows of such a chunk; finish may be NULL. */
+sd_status sd_wide_product(const sd_activations *a, sd_product product,
+                          void (*finish)(const sd_product *, size_t, size_t, size_t, size_t), const void *data);
 
 /* Places of a block's sums over rows within a chunk's partial sums. */
 typedef struct sd_partial_layout {

@@ -16,14 +16,18 @@ static void probabilities_of(const sd_kernels *kernels, const sd_gemm *gemm, con
     kernels->softmax(p, tokens, tokens, ld);
 }
 
+void sd_attention_forward_head(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim,
+                               size_t heads, size_t head, float *out, float *work) {
+    size_t size = dim / heads, ld = sd_padded_row(tokens);
+    probabilities_of(kernels, gemm, qkv, tokens, dim, heads, head, work);
+    const float *v = qkv + 2 * dim + head * size;
+    sd_multiply(gemm, false, false, tokens, size, tokens, 1.0f, work, ld, v, 3 * dim, 0.0f, out + head * size, dim);
+}
+
 void sd_attention_forward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                           float *out, float *work) {
-    size_t size = dim / heads, ld = sd_padded_row(tokens);
-    for (size_t h = 0; h < heads; h++) {
-        probabilities_of(kernels, gemm, qkv, tokens, dim, heads, h, work);
-        const float *v = qkv + 2 * dim + h * size;
-        sd_multiply(gemm, false, false, tokens, size, tokens, 1.0f, work, ld, v, 3 * dim, 0.0f, out + h * size, dim);
-    }
+    for (size_t h = 0; h < heads; h++)
+        sd_attention_forward_head(kernels, gemm, qkv, tokens, dim, heads, h, out, work);
 }
 
 /* dV = P' dO;  dP = dO V';  dS = scale P (dP - rowsum(P dP));  dQ = dS K;  dK = dS' Q. */
