@@ -175,7 +175,7 @@ typedef struct sd_system_info {
     int32_t blas_threads;       /* its present number of threads; 0 where it does not tell */
     const char *advice;         /* "" or what to change: a BLAS that runs kernels below what the CPU can, ... */
     /* what computes SD_PRECISION_BF16: "avx512_bf16 dot" (VDPBF16PS), "avx512_bf16 fma" (FMA of the rounded factors,
-     * where that is faster), "emulated" (see sd_precision_check); "" where it is refused */
+     * where that is faster), "onednn" (built with it), "emulated" (see sd_precision_check); "" where it is refused */
     const char *bf16;
 } sd_system_info;
 

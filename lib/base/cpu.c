@@ -1,5 +1,6 @@
 /* Detection of the CPU's instruction sets; the only place that asks. */
 #include "base/system.h"
+#include "config.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -94,11 +95,15 @@ sd_bf16_level sd_bf16_detect(void) {
         return SD_BF16_FMA;
     if (wish != NULL && strcmp(wish, "dot") == 0)
         return SD_BF16_DOT;
+#if defined(SD_HAVE_ONEDNN)
+    return SD_BF16_ONEDNN;
+#endif
     return fast_bf16_dot() ? SD_BF16_DOT : SD_BF16_FMA;
 }
 
 const char *sd_bf16_level_name(sd_bf16_level level) {
     switch (level) {
+    case SD_BF16_ONEDNN: return "onednn";
     case SD_BF16_DOT: return "avx512_bf16 dot";
     case SD_BF16_FMA: return "avx512_bf16 fma";
     case SD_BF16_EMULATED: return "emulated";

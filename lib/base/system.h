@@ -16,7 +16,7 @@ bool sd_cpu_prefers_own_products(void);
 const char *sd_cpu_features(void);
 
 /* What computes in bf16 here (math/bf16.h). */
-typedef enum sd_bf16_level { SD_BF16_NONE = 0, SD_BF16_EMULATED = 1, SD_BF16_FMA = 2, SD_BF16_DOT = 3 } sd_bf16_level;
+typedef enum sd_bf16_level { SD_BF16_NONE = 0, SD_BF16_EMULATED = 1, SD_BF16_FMA = 2, SD_BF16_DOT = 3, SD_BF16_ONEDNN = 4 } sd_bf16_level;
 
 /* Compilers that know the instructions of AVX512_BF16. */
 #if defined(__x86_64__) && defined(__clang__) && __clang_major__ >= 9
@@ -25,7 +25,7 @@ typedef enum sd_bf16_level { SD_BF16_NONE = 0, SD_BF16_EMULATED = 1, SD_BF16_FMA
 #define SD_HAVE_BF16_KERNELS 1
 #endif
 
-/* As the CPU, SIMDINO_CPU and SIMDINO_BF16 ("emulate", "fma", "dot": that one, where it is possible) say. */
+/* As the CPU, SIMDINO_CPU and SIMDINO_BF16 ("emulate", "fma", "dot", "onednn": that one, where it is possible) say. */
 sd_bf16_level sd_bf16_detect(void);
 const char *sd_bf16_level_name(sd_bf16_level level); /* "" for none */
 

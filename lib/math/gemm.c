@@ -3,13 +3,16 @@
  * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does
  * not know, a quarter of the speed and less), and a host that has loaded it cannot change that any more. Then the
  * products of dense.h are used, which equal a BLAS with the right kernels. They are used as well where they were measured
- * to be faster than that. */
+ * to be faster than that.
+ *
+ * A library that is built with oneDNN asks that first for products of floats; what it refuses goes the ways above. */
 #include "math/math.h"
 
 #include "base/system.h"
 #include "config.h"
 #include "math/bf16.h"
 #include "math/dense.h"
+#include "math/onednn.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -37,12 +40,19 @@ static const sd_dense *own_products(void) {
 }
 
 const char *sd_gemm_name(void) {
+#if defined(SD_HAVE_ONEDNN)
+    return "onednn";
+#endif
     const sd_dense *own = own_products();
     return own != NULL ? own->name : "blas";
 }
 
 void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b,
               size_t ldb, float beta, float *c, size_t ldc) {
+#if defined(SD_HAVE_ONEDNN)
+    if (m > 0 && n > 0 && k > 0 && sd_onednn_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc))
+        return;
+#endif
     const sd_dense *own = own_products();
     if (own != NULL && k > 0) {
         _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
@@ -92,15 +102,56 @@ MULTIPLY_BF16(fma)
 MULTIPLY_BF16(dot)
 #endif
 
+#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_BF16_KERNELS)
+/* Piece by piece, such that the rounded factors of one fit into the scratch. Scaled products (the scores of attention)
+ * are small, and not worth their rounding beforehand. */
+static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
+                            const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
+    if (k == 0 || alpha != 1.0f || (beta != 0.0f && beta != 1.0f)) {
+        multiply_dot(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
+    for (size_t l = 0; l < k; l += SD_ONEDNN_DEPTH)
+        for (size_t i = 0; i < m; i += SD_ONEDNN_SIDE)
+            for (size_t j = 0; j < n; j += SD_ONEDNN_SIDE) {
+                const size_t depth = sd_size_min(SD_ONEDNN_DEPTH, k - l), rows = sd_size_min(SD_ONEDNN_SIDE, m - i);
+                const size_t columns = sd_size_min(SD_ONEDNN_SIDE, n - j);
+                const float *left = a + (ta ? l * lda + i : i * lda + l);
+                const float *right = b + (tb ? j * ldb + l : l * ldb + j);
+                const float scale = l == 0 ? beta : 1.0f;
+                float *out = c + i * ldc + j;
+                if (!sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, scale != 0.0f, out, ldc,
+                                    gemm->scratch))
+                    multiply_dot(gemm, ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, scale, out, ldc);
+            }
+}
+#endif
+
 sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
     if (precision != SD_PRECISION_BF16)
         return sd_gemm_fp32;
 #if defined(SD_HAVE_BF16_KERNELS)
     sd_bf16_level level = sd_bf16_detect();
+#if defined(SD_HAVE_ONEDNN)
+    if (level == SD_BF16_ONEDNN)
+        return (sd_gemm){multiply_onednn, scratch};
+#endif
     if (level == SD_BF16_DOT || level == SD_BF16_FMA)
         return (sd_gemm){level == SD_BF16_DOT ? multiply_dot : multiply_fma, scratch};
 #endif
     return (sd_gemm){multiply_emulated, scratch};
 }
 
-size_t sd_gemm_scratch(int32_t precision) { return precision == SD_PRECISION_BF16 ? SD_BF16_SCRATCH : 0; }
+size_t sd_gemm_scratch(int32_t precision) {
+    if (precision != SD_PRECISION_BF16)
+        return 0;
+#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_BF16_KERNELS)
+    if (sd_bf16_detect() == SD_BF16_ONEDNN)
+        return SD_ONEDNN_SCRATCH;
+#endif
+    return SD_BF16_SCRATCH;
+}
+
+#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_BF16_KERNELS)
+_Static_assert(SD_ONEDNN_SCRATCH >= SD_BF16_SCRATCH, "the own product can stand in for a refused one");
+#endif

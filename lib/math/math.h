@@ -16,7 +16,8 @@ void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const
               size_t ldb, float beta, float *c, size_t ldc);
 void sd_dgemm(bool ta, bool tb, size_t m, size_t n, size_t k, double alpha, const double *a, size_t lda,
               const double *b, size_t ldb, double beta, double *c, size_t ldc);
-/* What computes them: "blas", or the instruction set of the own products that stand in for a BLAS with unfit kernels. */
+/* What computes them (in float): "onednn" where the library was built with it, "blas", or the instruction set of the own
+ * products, where those are used. */
 const char *sd_gemm_name(void);
 
 /* ---- products of floats in a precision ------------------------------------------------------ */

@@ -203,7 +203,9 @@ static void test_parts(void **state) {
     enum { M = 100, N = 90, K = 530 };
     const char *ways[BF16_WAYS_MAX];
     size_t count = bf16_ways(ways);
-    for (size_t way = 1; way < count; way++) { /* sd_sgemm does not promise it */
+    for (size_t way = 1; way < count; way++) { /* sd_sgemm does not promise it, nor does oneDNN */
+        if (strcmp(ways[way], "onednn") == 0)
+            continue;
         bf16_take(ways[way]);
         sd_gemm gemm = make_gemm();
         float *a = random_floats(M * K, 1), *b = random_floats(N * K, 2), *whole = random_floats(M * N, 3);

@@ -4,6 +4,7 @@
 #include <simdino/base.h>
 
 #include <stdlib.h>
+#include <string.h>
 
 void bf16_take(const char *way) {
     if (way != NULL)
@@ -19,6 +20,9 @@ size_t bf16_ways(const char *ways[BF16_WAYS_MAX]) {
     if (sd_precision_check(SD_PRECISION_BF16) == SD_OK) {
         ways[count++] = "fma";
         ways[count++] = "dot";
+        sd_system_info info = {.size = sizeof info};
+        if (sd_system_info_get(&info) == SD_OK && strcmp(info.bf16, "onednn") == 0)
+            ways[count++] = "onednn";
     }
     return count;
 }

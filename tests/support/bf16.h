@@ -4,9 +4,10 @@
 
 #include <stddef.h>
 
-#define BF16_WAYS_MAX 3
+#define BF16_WAYS_MAX 4
 
-/* "emulate" everywhere, and "fma" and "dot" where the CPU has AVX512_BF16. Returns their number. */
+/* "emulate" everywhere, "fma" and "dot" where the CPU has AVX512_BF16, and then "onednn" where the library was
+ * built with it. Returns their number. */
 size_t bf16_ways(const char *ways[BF16_WAYS_MAX]);
 /* Lets the library take this way from now on; NULL: its own choice. */
 void bf16_take(const char *way);
