@@ -4,6 +4,7 @@
  *           [--threads N] [--memory] [--precision fp32|bf16] [--json FILE]
  *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N --precision fp32|bf16]
  *     bench coding-rate [--n N --d N]
+ *     bench augment [--width N --height N --image N --local N --locals N --steps ROUNDS --threads N]
  *     bench products [--m ROWS --n OUT --d IN]
  *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
  *
@@ -94,8 +95,8 @@ static const struct {
     {"--steps", offsetof(options, steps)},   {"--threads", offsetof(options, threads)},
     {"--micro", offsetof(options, micro)},   {"--n", offsetof(options, n)},
     {"--d", offsetof(options, d)},           {"--m", offsetof(options, m)},
-           {"--head-hidden", offsetof(options, head_hidden)},
-    {"--head-dim", offsetof(options, head_dim)},
+    {"--width", offsetof(options, width)},   {"--height", offsetof(options, height)},
+    {"--head-dim", offsetof(options, head_dim)}, {"--head-hidden", offsetof(options, head_hidden)},
 };
 
 static void parse(options *o, int argc, char **argv) {
@@ -235,7 +236,7 @@ static void bench_coding_rate(const options *o, sd_context *context, FILE *json)
 
 int main(int argc, char **argv) {
     options o = {.dim = 384, .depth = 12, .heads = 0, .patch = 16, .image = 224, .local = 96, .locals = 10, .batch = 8,
-                 .steps = 5, .n = 512, .d = 256, .head_hidden = 2048, .head_dim = 256};
+                 .steps = 5, .n = 512, .d = 256, .head_hidden = 2048, .head_dim = 256, .width = 500, .height = 375};
     const char *mode = argc > 1 && argv[1][0] != '-' ? argv[1] : "step";
     int skip = argc > 1 && argv[1][0] != '-' ? 2 : 1;
     if (strcmp(mode, "advice") == 0) { /* the kernel set that OPENBLAS_CORETYPE should name, or nothing */
@@ -261,10 +262,12 @@ int main(int argc, char **argv) {
         bench_embed(&o, context, json);
     } else if (strcmp(mode, "products") == 0) {
         bench_products(&o, json);
+    } else if (strcmp(mode, "augment") == 0) {
+        bench_augment(&o, context, json);
     } else if (strcmp(mode, "coding-rate") == 0) {
         bench_coding_rate(&o, context, json);
     } else {
-        fprintf(stderr, "bench: unknown mode %s (step, embed, products, coding-rate)\n", mode);
+        fprintf(stderr, "bench: unknown mode %s (step, embed, augment, products, coding-rate)\n", mode);
         return 2;
     }
     if (json != NULL)

@@ -7,6 +7,7 @@
 
 typedef struct options {
     long dim, depth, heads, patch, image, local, locals, batch, steps, threads, micro, n, d, m, head_hidden, head_dim;
+    long width, height; /* of the images that are augmented */
     int memory;
     int32_t precision;
     const char *json;
@@ -28,5 +29,9 @@ void bench_products(const options *o, FILE *json);
 /* ---- embed.c ------------------------------------------------------------------------------- */
 
 void bench_embed(const options *o, sd_context *context, FILE *json);
+
+/* ---- augment.c ----------------------------------------------------------------------------- */
+
+void bench_augment(const options *o, sd_context *context, FILE *json);
 
 #endif
