@@ -11,7 +11,8 @@ typedef enum sd_cpu_level { SD_CPU_GENERIC = 0, SD_CPU_AVX2 = 1, SD_CPU_AVX512 =
  * ("generic", "avx2", "avx512"). */
 sd_cpu_level sd_cpu_detect(void);
 const char *sd_cpu_level_name(sd_cpu_level level);
-/* Whether the products of math/dense.h are at least as fast here as those of a BLAS with the right kernels. */
+/* Whether the products of math/dense.h are faster here, tile by tile of some dozens of columns, than those of a BLAS with
+ * the right kernels. */
 bool sd_cpu_prefers_own_products(void);
 const char *sd_cpu_features(void);
 

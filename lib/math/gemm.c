@@ -2,8 +2,8 @@
  *
  * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does
  * not know, a quarter of the speed and less), and a host that has loaded it cannot change that any more. Then the
- * products of dense.h are used, which equal a BLAS with the right kernels. They are used as well where they were measured
- * to be faster than that.
+ * products of dense.h are used, which equal a BLAS with the right kernels. They are used as well for narrow tiles, where
+ * they were measured to be faster than that.
  *
  * A library that is built with oneDNN asks that first for products of floats; what it refuses goes the ways above. */
 #include "math/math.h"
@@ -32,8 +32,7 @@ static const sd_dense *own_products(void) {
         return NULL;
     const sd_dense *dense = sd_dense_get();
     if (known == UNKNOWN) {
-        bool wanted = sd_blas_advice()[0] != '\0' || sd_cpu_prefers_own_products();
-        known = wanted && strcmp(dense->name, "blas") != 0 ? OWN : BLAS;
+        known = sd_blas_advice()[0] != '\0' && strcmp(dense->name, "blas") != 0 ? OWN : BLAS;
         atomic_store_explicit(&choice, known, memory_order_relaxed);
     }
     return known == OWN ? dense : NULL;
@@ -84,6 +83,23 @@ static void multiply_fp32(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_
 }
 
 const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL};
+
+static void multiply_own(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
+                         const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
+    (void)gemm;
+    if (k == 0) {
+        sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
+    _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
+    sd_dense_get()->sgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
+}
+
+sd_gemm sd_gemm_narrow(int32_t precision, void *scratch) {
+    if (precision == SD_PRECISION_FP32 && sd_cpu_prefers_own_products())
+        return (sd_gemm){multiply_own, NULL};
+    return sd_gemm_of(precision, scratch);
+}
 
 /* Without an inner dimension only beta C is left, in which nothing is rounded. */
 #define MULTIPLY_BF16(how)                                                                                             \

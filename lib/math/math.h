@@ -33,6 +33,8 @@ struct sd_gemm {
 /* scratch: sd_gemm_scratch(precision) bytes for this thread alone, SD_ALIGNMENT-aligned; NULL where that is 0. */
 sd_gemm sd_gemm_of(int32_t precision, void *scratch);
 size_t sd_gemm_scratch(int32_t precision);
+/* The same for tiles of some dozens of columns, for which a BLAS spends much of its time on packing the rows. */
+sd_gemm sd_gemm_narrow(int32_t precision, void *scratch);
 /* In fp32. */
 extern const sd_gemm sd_gemm_fp32;
 

@@ -96,7 +96,7 @@ sd_status sd_wide_product(const sd_activations *a, sd_product product,
     product.tile_n = product.n < WIDE_ENOUGH ? WIDE_COLUMNS : WIDE_MORE_COLUMNS;
     product.finish = finish;
     product.finish_data = data;
-    return sd_run_products(a->context, a->gemms, &product, 1, NULL, NULL);
+    return sd_run_products(a->context, a->narrow, &product, 1, NULL, NULL);
 }
 
 /* ---- the block ------------------------------------------------------------------------------ */
