@@ -117,7 +117,8 @@ typedef struct sd_image_group {
 
 /* What an activations object must be able to hold. */
 typedef enum sd_activation_mode {
-    SD_ACTIVATIONS_INFERENCE = 0, /* forward only; memory for one piece of work per thread */
+    SD_ACTIVATIONS_INFERENCE = 0, /* forward only; memory for one piece of work per thread. The threads share a few images;
+                                     features then differ by roundings from those of a larger batch or of training */
     SD_ACTIVATIONS_SPEED = 1,     /* backward possible, everything that it needs is stored */
     /* backward possible; only the input of each block is stored, the rest is computed again */
     SD_ACTIVATIONS_MEMORY = 2

@@ -188,14 +188,24 @@ static void test_same_bits(void **state) {
     }
 }
 
-/* Inference has the same features as training with nothing dropped. */
+/* Inference has the same features as training with nothing dropped: up to rounding, because the few images here are cut
+ * into other tiles in inference (wide.c), and with the same bits for any number of threads. */
 static void test_inference(void **state) {
     (void)state;
     form = FORM_SWIGLU;
     pass training = begin(0.4, 2, SD_ACTIVATIONS_SPEED, 0), inference = begin(0.4, 2, SD_ACTIVATIONS_INFERENCE, 0);
     forward(&training, 0, 0);
     forward(&inference, 0, 0);
-    assert_memory_equal(training.features, inference.features, sizeof training.features);
+    size_t values = sizeof training.features / sizeof(float);
+    const float *trained = (const float *)training.features, *inferred = (const float *)inference.features;
+    assert_true(largest(trained, values) > 0.1);
+    assert_true(largest_difference(trained, inferred, values) < 2e-6 * largest(trained, values));
+    for (int32_t threads = 1; threads <= 4; threads += 3) {
+        pass other = begin(0.4, threads, SD_ACTIVATIONS_INFERENCE, 0);
+        forward(&other, 0, 0);
+        assert_memory_equal(other.features, inference.features, sizeof other.features);
+        end(&other);
+    }
     sd_backward_inputs inputs;
     sd_backward_inputs_init(&inputs);
     inputs.features = weights;
