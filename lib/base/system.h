@@ -17,7 +17,13 @@ bool sd_cpu_prefers_own_products(void);
 const char *sd_cpu_features(void);
 
 /* What computes in bf16 here (math/bf16.h). */
-typedef enum sd_bf16_level { SD_BF16_NONE = 0, SD_BF16_EMULATED = 1, SD_BF16_FMA = 2, SD_BF16_DOT = 3, SD_BF16_ONEDNN = 4 } sd_bf16_level;
+typedef enum sd_bf16_level {
+    SD_BF16_NONE = 0,
+    SD_BF16_EMULATED = 1,
+    SD_BF16_FMA = 2,
+    SD_BF16_DOT = 3,
+    SD_BF16_ONEDNN = 4
+} sd_bf16_level;
 
 /* Compilers that know the instructions of AVX512_BF16. */
 #if defined(__x86_64__) && defined(__clang__) && __clang_major__ >= 9

@@ -46,6 +46,12 @@ const char *sd_gemm_name(void) {
     return own != NULL ? own->name : "blas";
 }
 
+static void own_sgemm(const sd_dense *own, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
+                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
+    _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
+    own->sgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
+}
+
 void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b,
               size_t ldb, float beta, float *c, size_t ldc) {
 #if defined(SD_HAVE_ONEDNN)
@@ -54,8 +60,7 @@ void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const
 #endif
     const sd_dense *own = own_products();
     if (own != NULL && k > 0) {
-        _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
-        own->sgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
+        own_sgemm(own, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
     cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
@@ -87,12 +92,10 @@ const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL};
 static void multiply_own(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
                          const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
     (void)gemm;
-    if (k == 0) {
+    if (k > 0)
+        own_sgemm(sd_dense_get(), ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    else
         sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-        return;
-    }
-    _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
-    sd_dense_get()->sgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
 }
 
 sd_gemm sd_gemm_narrow(int32_t precision, void *scratch) {

@@ -122,7 +122,6 @@ static cache *own_cache(void) {
     own = sd_allocate(NULL, 1, sizeof *own);
     if (own == NULL)
         return NULL;
-    memset(own, 0, sizeof *own);
     if (dnnl_stream_create(&own->stream, engine, dnnl_stream_default_flags) != dnnl_success) {
         sd_release(NULL, own);
         return NULL;

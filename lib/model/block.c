@@ -251,15 +251,11 @@ sd_status sd_class_block_forward(const sd_model *model, const sd_activations *a,
                 store.mean1, store.rstd1);
     if (rows == 0)
         return SD_OK;
-    sd_product keys_values = sd_linear_forward(work->normal, rows, d, qkv_weight + d * d, 2 * d, store.qkv);
-    if (wide) {
-        sd_status status = sd_wide_product(a, keys_values, NULL, NULL);
-        if (status != SD_OK)
-            return status;
-    } else {
-        sd_multiply(work->gemm, keys_values.ta, keys_values.tb, rows, 2 * d, d, 1.0f, keys_values.a, d, keys_values.b, d,
-                    0.0f, store.qkv, 2 * d);
-    }
+    sd_status status =
+        sd_chunk_product(a, wide ? NULL : work->gemm,
+                         sd_linear_forward(work->normal, rows, d, qkv_weight + d * d, 2 * d, store.qkv));
+    if (status != SD_OK)
+        return status;
     a->kernels->add_bias(store.qkv, rows, 2 * d, 2 * d, qkv_bias + d);
     for (size_t s = chunk->first; s < chunk->last; s++)
         if (sd_branch_keeps(branch, s))

@@ -123,16 +123,11 @@ static sd_status embed_chunk(const sd_model *model, const sd_activations *a, con
         sd_patches_gather(images->pixels + (s - a->group_first[group]) * image_values, g->channels, images->height,
                           images->width, g->patch, patches + extra * g->patch_values);
     }
-    sd_product product = sd_linear_forward(work->patches, rows, g->patch_values,
-                                           parameters + model->layout.patch_weight, d, x);
-    if (wide) {
-        sd_status status = sd_wide_product(a, product, NULL, NULL);
-        if (status != SD_OK)
-            return status;
-    } else {
-        sd_multiply(work->gemm, product.ta, product.tb, rows, d, g->patch_values, 1.0f, product.a, product.lda, product.b,
-                    product.ldb, 0.0f, x, d);
-    }
+    sd_status status = sd_chunk_product(a, wide ? NULL : work->gemm,
+                                        sd_linear_forward(work->patches, rows, g->patch_values,
+                                                          parameters + model->layout.patch_weight, d, x));
+    if (status != SD_OK)
+        return status;
     const float *class_token = parameters + model->layout.cls_token, *bias = parameters + model->layout.patch_bias;
     const float *mask_token = parameters + model->layout.mask_token;
     size_t patches = a->group_tokens[group] - extra;

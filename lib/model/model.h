@@ -284,9 +284,9 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
  * section. */
 sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
                                 const sd_block_store *store, float *out);
-/* A product in tiles for the rows of such a chunk; finish may be NULL. */
-sd_status sd_wide_product(const sd_activations *a, sd_product product,
-                          void (*finish)(const sd_product *, size_t, size_t, size_t, size_t), const void *data);
+/* A product over the rows of a chunk: by the calling thread with `gemm`, or with NULL by all threads, which cannot be
+ * within a parallel section. Fails only so. */
+sd_status sd_chunk_product(const sd_activations *a, const sd_gemm *gemm, sd_product product);
 
 /* Places of a block's sums over rows within a chunk's partial sums. */
 typedef struct sd_partial_layout {

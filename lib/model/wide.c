@@ -15,10 +15,9 @@
 #define WIDE_NORM_ROWS 32
 
 typedef struct wide_block {
-    const sd_model *model;
     const sd_activations *a;
     const sd_block_store *store;
-    size_t block, first, rows; /* first: the chunk's first image */
+    size_t first, rows; /* first: the chunk's first image */
     /* of the norm that runs */
     const float *x, *weight, *bias;
     float *y, *mean, *rstd;
@@ -90,13 +89,21 @@ static void finish_residual(const sd_product *product, size_t row, size_t rows, 
     }
 }
 
-sd_status sd_wide_product(const sd_activations *a, sd_product product,
+static sd_status wide_product(const sd_activations *a, sd_product product,
                           void (*finish)(const sd_product *, size_t, size_t, size_t, size_t), const void *data) {
     product.tile_m = WIDE_ROWS;
     product.tile_n = product.n < WIDE_ENOUGH ? WIDE_COLUMNS : WIDE_MORE_COLUMNS;
     product.finish = finish;
     product.finish_data = data;
     return sd_run_products(a->context, a->narrow, &product, 1, NULL, NULL);
+}
+
+sd_status sd_chunk_product(const sd_activations *a, const sd_gemm *gemm, sd_product product) {
+    if (gemm == NULL)
+        return wide_product(a, product, NULL, NULL);
+    sd_multiply(gemm, product.ta, product.tb, product.m, product.n, product.k, 1.0f, product.a, product.lda, product.b,
+                product.ldb, product.beta, product.c, product.ldc);
+    return SD_OK;
 }
 
 /* ---- the block ------------------------------------------------------------------------------ */
@@ -108,23 +115,23 @@ sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, 
     const sd_thread_work *work = &a->thread_work[0];
     size_t d = g->dim, f = g->hidden, in = g->hidden_in;
     size_t rows = a->image_row[chunk->last] - a->image_row[chunk->first];
-    wide_block w = {.model = model, .a = a, .store = store, .block = block, .first = chunk->first, .rows = rows};
+    wide_block w = {.a = a, .store = store, .first = chunk->first, .rows = rows};
     sd_status status;
 
     SD_TRY(wide_norm(&w, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal, store->mean1,
                      store->rstd1));
     wide_finish qkv = {.kernels = a->kernels, .bias = SD_PARAMETER(qkv_bias)};
-    SD_TRY(sd_wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(qkv_weight), 3 * d, store->qkv),
+    SD_TRY(wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(qkv_weight), 3 * d, store->qkv),
                            finish_bias, &qkv));
     SD_TRY(sd_run(a->context, attention_task, &w, (chunk->last - chunk->first) * g->heads));
     wide_finish proj = {a->kernels, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1), store->x, store->middle};
-    SD_TRY(sd_wide_product(a, sd_linear_forward(store->attention, rows, d, SD_PARAMETER(proj_weight), d, work->branch),
+    SD_TRY(wide_product(a, sd_linear_forward(store->attention, rows, d, SD_PARAMETER(proj_weight), d, work->branch),
                            finish_residual, &proj));
 
     SD_TRY(wide_norm(&w, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), work->normal, store->mean2,
                      store->rstd2));
     wide_finish fc1 = {.kernels = a->kernels, .bias = SD_PARAMETER(fc1_bias), .out = work->gelu};
-    SD_TRY(sd_wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(fc1_weight), in, store->hidden),
+    SD_TRY(wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(fc1_weight), in, store->hidden),
                            g->swiglu ? NULL : finish_gelu, &fc1));
     if (g->swiglu) {
         w.bias = SD_PARAMETER(fc1_bias);
@@ -132,7 +139,7 @@ sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, 
         SD_TRY(sd_run(a->context, swiglu_task, &w, sd_size_ceil(rows, WIDE_NORM_ROWS)));
     }
     wide_finish fc2 = {a->kernels, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), store->middle, out};
-    SD_TRY(sd_wide_product(a, sd_linear_forward(work->gelu, rows, f, SD_PARAMETER(fc2_weight), d, work->branch),
+    SD_TRY(wide_product(a, sd_linear_forward(work->gelu, rows, f, SD_PARAMETER(fc2_weight), d, work->branch),
                            finish_residual, &fc2));
 cleanup:
     return status;

@@ -20,9 +20,12 @@ size_t bf16_ways(const char *ways[BF16_WAYS_MAX]) {
     if (sd_precision_check(SD_PRECISION_BF16) == SD_OK) {
         ways[count++] = "fma";
         ways[count++] = "dot";
+        /* it need not be the library's own choice where it was built with it */
         sd_system_info info = {.size = sizeof info};
+        bf16_take("onednn");
         if (sd_system_info_get(&info) == SD_OK && strcmp(info.bf16, "onednn") == 0)
             ways[count++] = "onednn";
+        bf16_take(NULL);
     }
     return count;
 }
