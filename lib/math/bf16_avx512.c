@@ -27,6 +27,8 @@
 #define B_BYTES (SD_BF16_SCRATCH - A_BYTES)
 #define UNIT_BYTES sizeof(uint32_t)
 
+#define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1, 3)
+
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 _Static_assert(UNITS * UNIT_BYTES * COLUMNS <= B_BYTES && UNITS * UNIT_BYTES * 16 <= A_BYTES,
@@ -162,6 +164,29 @@ TARGET static void pack_transposed(bool dot, const float *x, size_t ld, size_t k
     }
 }
 
+/* Fetches a rectangle of a matrix into the second cache, some lines at each call. */
+typedef struct ahead {
+    const float *next; /* a line of the row at hand */
+    size_t ld, lines;  /* of a row */
+    size_t line, rows; /* rows: those left */
+} ahead;
+
+static ahead fetch_later(const float *x, size_t ld, size_t rows, size_t columns) {
+    return (ahead){x, ld, sd_size_ceil(columns * sizeof *x, SD_ALIGNMENT), 0, rows};
+}
+
+TARGET static inline void fetch_some(ahead *a, size_t lines) {
+    const size_t step = SD_ALIGNMENT / sizeof *a->next;
+    for (; lines > 0 && a->rows > 0; lines--) {
+        _mm_prefetch((const char *)(a->next + a->line * step), _MM_HINT_T1);
+        if (++a->line == a->lines) {
+            a->line = 0;
+            a->rows--;
+            a->next += a->ld;
+        }
+    }
+}
+
 /* ---- the product --------------------------------------------------------------------------- */
 
 /* The size of nearly equal parts of n of at most `most`, in multiples of `unit`, which `most` is. */
@@ -195,11 +220,18 @@ TARGET static inline void product(bool dot, bool ta, bool tb, size_t m, size_t n
                     pack_columns(dot, a + l * lda + i0, lda, depth, rows, 16, left);
                 else
                     pack_rows(dot, a + i0 * lda + l, lda, rows, depth, left, stride);
+                /* the next rows of A come in while these are multiplied */
+                const size_t done = i0 + rows, coming = sd_size_min(rows_at_once, m - done);
+                ahead later = ta ? fetch_later(a + l * lda + done, lda, coming > 0 ? depth : 0, coming)
+                                 : fetch_later(a + done * lda + l, lda, coming, depth);
+                const size_t share = sd_size_ceil(later.lines * later.rows,
+                                                  sd_size_ceil(columns, COLUMNS) * sd_size_ceil(rows, ROWS));
                 for (size_t j = 0; j < columns; j += COLUMNS)
                     for (size_t i = 0; i < rows; i += ROWS) {
                         size_t count = sd_size_min(ROWS, rows - i), row[ROWS];
                         for (size_t r = 0; r < ROWS; r++)
                             row[r] = ta ? i / 16 * 16 * units + i % 16 + r : (i + sd_size_min(r, count - 1)) * stride;
+                        fetch_some(&later, share);
                         tile(units, left, row, ta ? 16 : 1, right + j * units, alpha, scale,
                              c + (i0 + i) * ldc + j0 + j, ldc, count, sd_size_min(COLUMNS, columns - j));
                     }

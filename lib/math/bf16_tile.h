@@ -9,6 +9,14 @@ TARGET static void NAME(size_t units, const uint32_t *a, const size_t row[ROWS],
     const uint32_t *a##r = a + row[r];
     EACH_ROW(DECLARE)
 #undef DECLARE
+    /* C comes from memory as a rule; it is on its way while the sums are made */
+#define FETCH(r)                                                   \
+    if (r < rows) {                                                \
+        PREFETCH_TO_WRITE(c + r * ldc);                            \
+        PREFETCH_TO_WRITE(c + r * ldc + (columns > 16 ? 16 : 0));  \
+    }
+    EACH_ROW(FETCH)
+#undef FETCH
     for (size_t u = 0; u < units; u++) {
         const FACTORS b0 = FACTOR(_mm512_load_si512(b)), b1 = FACTOR(_mm512_load_si512(b + 16));
         b += COLUMNS;
