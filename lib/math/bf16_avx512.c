@@ -22,8 +22,8 @@
 
 #define ROWS 8
 #define COLUMNS 32
-#define UNITS ((size_t)256) /* of the inner dimension at once: a packed panel of B takes 32 KB */
-#define A_BYTES ((size_t)64 * 1024)
+#define UNITS ((size_t)192)
+#define A_BYTES ((size_t)320 * 1024)
 #define B_BYTES (SD_BF16_SCRATCH - A_BYTES)
 #define UNIT_BYTES sizeof(uint32_t)
 
@@ -85,29 +85,32 @@ TARGET static void pack_rows(bool dot, const float *x, size_t ld, size_t rows, s
             _mm512_store_si512(out + r * stride + u, units_of_row(dot, x + r * ld, u, k));
 }
 
-/* k rows of X, ld apart, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
- * as memory likes it. Columns up to the end of the last panel become 0. */
-TARGET static void pack_columns(bool dot, const float *x, size_t ld, size_t k, size_t columns, size_t width,
-                                uint32_t *out) {
+/* 16 units of one column each: of row u, or of the pair of rows that becomes unit u. next: NULL when the pair has one. */
+TARGET static inline __m512i units_of_columns(bool dot, const float *row, const float *next, __mmask16 exist) {
     const __m512i interleave =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
                          3, 18, 2, 17, 1, 16, 0);
-    const size_t units = dot ? (k + 1) / 2 : k, padded = sd_size_ceil(columns, width) * width;
+    const __m512 low = _mm512_maskz_loadu_ps(exist, row);
+    if (!dot)
+        return _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low)), 16);
+    const __m512 high = next == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(exist, next);
+    return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+/* k rows of X, ld apart, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
+ * as memory likes it. Columns up to the end of the last panel become 0. */
+TARGET static inline __attribute__((always_inline)) void pack_columns(bool dot, const float *x, size_t ld, size_t k,
+                                                                      size_t columns, size_t width, uint32_t *out) {
+    const size_t per_unit = dot ? 2 : 1, units = sd_size_ceil(k, per_unit);
     for (size_t u = 0; u < units; u++) {
-        const float *row = x + (dot ? 2 * u : u) * ld, *next = dot && 2 * u + 1 < k ? row + ld : NULL;
-        for (size_t j = 0; j < padded; j += 16) {
-            size_t left = j < columns ? columns - j : 0;
-            __m512i here;
-            if (dot) {
-                __m512 low = _mm512_maskz_loadu_ps(first_of(left), row + j);
-                __m512 high =
-                    next == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(first_of(left), next + j);
-                here = _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-            } else {
-                here = floats_of_row(row + j, left);
+        const float *row = x + u * per_unit * ld, *next = dot && 2 * u + 1 < k ? row + ld : NULL;
+        uint32_t *to = out + u * width;
+        for (size_t j = 0; j < columns; j += width, to += units * width)
+            for (size_t h = 0; h < width; h += 16) {
+                const size_t at = j + h, left = at < columns ? columns - at : 0;
+                _mm512_store_si512(to + h, units_of_columns(dot, row + at, next == NULL ? NULL : next + at,
+                                                            first_of(left)));
             }
-            _mm512_store_si512(out + (j / width * units + u) * width + j % width, here);
-        }
     }
 }
 
@@ -205,25 +208,25 @@ TARGET static inline void product(bool dot, bool ta, bool tb, size_t m, size_t n
     const size_t rows_at_once = even_part(m, A_BYTES / (UNIT_BYTES * units_at_once * 16) * 16, 16);
 
     for (size_t l = 0; l < k; l += units_at_once * per_unit) {
-        size_t depth = sd_size_min(units_at_once * per_unit, k - l), units = sd_size_ceil(depth, per_unit);
-        size_t stride = units_at_once;
-        float scale = l == 0 ? beta : 1.0f;
-        for (size_t j0 = 0; j0 < n; j0 += columns_at_once) {
-            size_t columns = sd_size_min(columns_at_once, n - j0);
-            if (tb)
-                pack_transposed(dot, b + j0 * ldb + l, ldb, depth, columns, right);
+        const size_t depth = sd_size_min(units_at_once * per_unit, k - l), units = sd_size_ceil(depth, per_unit);
+        const size_t stride = units_at_once;
+        const float scale = l == 0 ? beta : 1.0f;
+        for (size_t i0 = 0; i0 < m; i0 += rows_at_once) {
+            const size_t rows = sd_size_min(rows_at_once, m - i0);
+            if (ta)
+                pack_columns(dot, a + l * lda + i0, lda, depth, rows, 16, left);
             else
-                pack_columns(dot, b + l * ldb + j0, ldb, depth, columns, COLUMNS, right);
-            for (size_t i0 = 0; i0 < m; i0 += rows_at_once) {
-                size_t rows = sd_size_min(rows_at_once, m - i0);
-                if (ta)
-                    pack_columns(dot, a + l * lda + i0, lda, depth, rows, 16, left);
+                pack_rows(dot, a + i0 * lda + l, lda, rows, depth, left, stride);
+            for (size_t j0 = 0; j0 < n; j0 += columns_at_once) {
+                const size_t columns = sd_size_min(columns_at_once, n - j0);
+                if (tb)
+                    pack_transposed(dot, b + j0 * ldb + l, ldb, depth, columns, right);
                 else
-                    pack_rows(dot, a + i0 * lda + l, lda, rows, depth, left, stride);
-                /* the next rows of A come in while these are multiplied */
-                const size_t done = i0 + rows, coming = sd_size_min(rows_at_once, m - done);
-                ahead later = ta ? fetch_later(a + l * lda + done, lda, coming > 0 ? depth : 0, coming)
-                                 : fetch_later(a + done * lda + l, lda, coming, depth);
+                    pack_columns(dot, b + l * ldb + j0, ldb, depth, columns, COLUMNS, right);
+                /* the next columns of B come in while these are multiplied */
+                const size_t done = j0 + columns, coming = sd_size_min(columns_at_once, n - done);
+                ahead later = tb ? fetch_later(b + done * ldb + l, ldb, coming, depth)
+                                 : fetch_later(b + l * ldb + done, ldb, coming > 0 ? depth : 0, coming);
                 const size_t share = sd_size_ceil(later.lines * later.rows,
                                                   sd_size_ceil(columns, COLUMNS) * sd_size_ceil(rows, ROWS));
                 for (size_t j = 0; j < columns; j += COLUMNS)
