@@ -23,7 +23,7 @@ static sd_cpu_level hardware_level(void) {
 }
 
 static bool hardware_has_bf16(void) {
-#if defined(SD_HAVE_BF16_KERNELS)
+#if defined(SD_HAVE_PACKED_KERNELS)
     return hardware_level() == SD_CPU_AVX512 && __builtin_cpu_supports("avx512bf16");
 #else
     return false;
@@ -34,18 +34,16 @@ static bool hardware_has_bf16(void) {
  * (measured: Emerald Rapids) a quarter of that, so that FMA is faster. A rule and not a measurement, for the choice
  * changes the last digits of what is computed. */
 static bool fast_bf16_dot(void) {
-#if defined(SD_HAVE_BF16_KERNELS)
+#if defined(SD_HAVE_PACKED_KERNELS)
     return __builtin_cpu_is("amd");
 #else
     return false;
 #endif
 }
 
-/* Measured on Zen 4: the embedding of one image takes three quarters of the time. A rule and not a measurement, for the
- * same reason. */
-bool sd_cpu_prefers_own_products(void) {
-    return sd_cpu_detect() == SD_CPU_AVX512 && __builtin_cpu_is("amd");
-}
+/* Measured on Zen 4: a training step takes 5% less time than with OpenBLAS, the embedding of one image a quarter less. A
+ * rule and not a measurement, for the same reason. */
+bool sd_cpu_prefers_packed_products(void) { return sd_cpu_has_packed_products() && __builtin_cpu_is("amd"); }
 
 const char *sd_cpu_features(void) {
     if (hardware_has_bf16())
@@ -63,7 +61,7 @@ const char *sd_cpu_features(void) {
 static sd_cpu_level hardware_level(void) { return SD_CPU_GENERIC; }
 static bool hardware_has_bf16(void) { return false; }
 static bool fast_bf16_dot(void) { return false; }
-bool sd_cpu_prefers_own_products(void) { return false; }
+bool sd_cpu_prefers_packed_products(void) { return false; }
 
 const char *sd_cpu_features(void) {
 #if defined(__aarch64__)
@@ -85,11 +83,13 @@ sd_cpu_level sd_cpu_detect(void) {
     return level;
 }
 
+bool sd_cpu_has_packed_products(void) { return sd_cpu_detect() == SD_CPU_AVX512 && hardware_has_bf16(); }
+
 sd_bf16_level sd_bf16_detect(void) {
     const char *wish = getenv("SIMDINO_BF16");
     if (wish != NULL && strcmp(wish, "emulate") == 0)
         return SD_BF16_EMULATED;
-    if (sd_cpu_detect() != SD_CPU_AVX512 || !hardware_has_bf16())
+    if (!sd_cpu_has_packed_products())
         return SD_BF16_NONE;
     if (wish != NULL && strcmp(wish, "fma") == 0)
         return SD_BF16_FMA;

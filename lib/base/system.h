@@ -11,12 +11,13 @@ typedef enum sd_cpu_level { SD_CPU_GENERIC = 0, SD_CPU_AVX2 = 1, SD_CPU_AVX512 =
  * ("generic", "avx2", "avx512"). */
 sd_cpu_level sd_cpu_detect(void);
 const char *sd_cpu_level_name(sd_cpu_level level);
-/* Whether the products of math/dense.h are faster here, tile by tile of some dozens of columns, than those of a BLAS with
- * the right kernels. */
-bool sd_cpu_prefers_own_products(void);
+/* Whether the products of math/packed.h run here, and whether those of floats are faster than a BLAS with the right
+ * kernels. */
+bool sd_cpu_has_packed_products(void);
+bool sd_cpu_prefers_packed_products(void);
 const char *sd_cpu_features(void);
 
-/* What computes in bf16 here (math/bf16.h). */
+/* What computes in bf16 here (math/packed.h). */
 typedef enum sd_bf16_level {
     SD_BF16_NONE = 0,
     SD_BF16_EMULATED = 1,
@@ -27,9 +28,9 @@ typedef enum sd_bf16_level {
 
 /* Compilers that know the instructions of AVX512_BF16. */
 #if defined(__x86_64__) && defined(__clang__) && __clang_major__ >= 9
-#define SD_HAVE_BF16_KERNELS 1
+#define SD_HAVE_PACKED_KERNELS 1
 #elif defined(__x86_64__) && !defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 10
-#define SD_HAVE_BF16_KERNELS 1
+#define SD_HAVE_PACKED_KERNELS 1
 #endif
 
 /* As the CPU, SIMDINO_CPU and SIMDINO_BF16 ("emulate", "fma", "dot", "onednn": that one, where it is possible) say. */

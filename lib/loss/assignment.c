@@ -78,13 +78,15 @@ SD_API void sd_dino_config_init(sd_dino_config *config) {
 }
 
 static sd_status create_gemms(sd_assignment *a) {
-    size_t threads = sd_threads(a->context), bytes = sd_gemm_scratch(a->config.precision);
+    /* in fp32 those that need no scratch: with it, a head of the published size takes more than its prototypes */
+    const bool bf16 = a->config.precision == SD_PRECISION_BF16;
+    size_t threads = sd_threads(a->context), bytes = bf16 ? sd_gemm_scratch(SD_PRECISION_BF16) : 0;
     a->gemms = SD_NEW_ARRAY(a->context, sd_gemm, threads);
     a->gemm_scratch = sd_allocate(a->context, threads, bytes);
     if (a->gemms == NULL || a->gemm_scratch == NULL)
         return SD_ERR_MEMORY;
     for (size_t i = 0; i < threads; i++)
-        a->gemms[i] = sd_gemm_of(a->config.precision, a->gemm_scratch + i * bytes);
+        a->gemms[i] = bf16 ? sd_gemm_of(SD_PRECISION_BF16, a->gemm_scratch + i * bytes) : sd_gemm_fp32;
     return SD_OK;
 }
 

@@ -1,5 +1,5 @@
 /* Products in bf16 without its instructions: pieces of both factors are rounded, and sd_sgemm multiplies them. */
-#include "math/bf16.h"
+#include "math/packed.h"
 
 #include "math/math.h"
 
@@ -7,7 +7,7 @@
 
 #define PIECE ((size_t)96)
 
-_Static_assert(2 * PIECE * PIECE * sizeof(float) <= SD_BF16_SCRATCH, "two pieces fit into the scratch");
+_Static_assert(2 * PIECE * PIECE * sizeof(float) <= SD_PACKED_SCRATCH, "two pieces fit into the scratch");
 
 /* The nearest bfloat16 as a float. */
 static float rounded(float x) {
@@ -34,7 +34,7 @@ static void round_piece(bool transposed, const float *x, size_t ld, size_t row, 
                 rounded(transposed ? x[(column + j) * ld + row + i] : x[(row + i) * ld + column + j]);
 }
 
-void sd_bf16_product_emulated(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
+void sd_packed_bf16_emulated(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
                               const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
     float *left = scratch, *right = left + PIECE * PIECE;
     for (size_t j = 0; j < n; j += PIECE)

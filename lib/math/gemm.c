@@ -2,17 +2,17 @@
  *
  * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does
  * not know, a quarter of the speed and less), and a host that has loaded it cannot change that any more. Then the
- * products of dense.h are used, which equal a BLAS with the right kernels. They are used as well for narrow tiles, where
- * they were measured to be faster than that.
+ * products of dense.h are used, which equal a BLAS with the right kernels. Networks multiply with those of packed.h then,
+ * which need working memory of their thread, and on CPUs where they were measured to be faster than a fit BLAS.
  *
  * A library that is built with oneDNN asks that first for products of floats; what it refuses goes the ways above. */
 #include "math/math.h"
 
 #include "base/system.h"
 #include "config.h"
-#include "math/bf16.h"
 #include "math/dense.h"
 #include "math/onednn.h"
+#include "math/packed.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -44,6 +44,15 @@ const char *sd_gemm_name(void) {
 #endif
     const sd_dense *own = own_products();
     return own != NULL ? own->name : "blas";
+}
+
+/* Whether networks multiply floats with the products of packed.h. */
+static bool packed_products(void) {
+#if defined(SD_HAVE_ONEDNN)
+    return false;
+#else
+    return sd_cpu_has_packed_products() && (sd_cpu_prefers_packed_products() || own_products() != NULL);
+#endif
 }
 
 static void own_sgemm(const sd_dense *own, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
@@ -87,47 +96,33 @@ static void multiply_fp32(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_
     sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL};
-
-static void multiply_own(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
-                         const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
-    (void)gemm;
-    if (k > 0)
-        own_sgemm(sd_dense_get(), ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-    else
-        sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
-sd_gemm sd_gemm_narrow(int32_t precision, void *scratch) {
-    if (precision == SD_PRECISION_FP32 && sd_cpu_prefers_own_products())
-        return (sd_gemm){multiply_own, NULL};
-    return sd_gemm_of(precision, scratch);
-}
+const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL, "blas"};
 
 /* Without an inner dimension only beta C is left, in which nothing is rounded. */
-#define MULTIPLY_BF16(how)                                                                                             \
+#define MULTIPLY_PACKED(how)                                                                                           \
     static void multiply_##how(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,      \
                                const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,           \
                                size_t ldc) {                                                                           \
         if (k > 0)                                                                                                     \
-            sd_bf16_product_##how(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, gemm->scratch);                \
+            sd_packed_##how(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, gemm->scratch);                      \
         else                                                                                                           \
             sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);                                            \
     }
 
-MULTIPLY_BF16(emulated)
-#if defined(SD_HAVE_BF16_KERNELS)
-MULTIPLY_BF16(fma)
-MULTIPLY_BF16(dot)
+MULTIPLY_PACKED(bf16_emulated)
+#if defined(SD_HAVE_PACKED_KERNELS)
+MULTIPLY_PACKED(float)
+MULTIPLY_PACKED(bf16_fma)
+MULTIPLY_PACKED(bf16_dot)
 #endif
 
-#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_BF16_KERNELS)
+#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
 /* Piece by piece, such that the rounded factors of one fit into the scratch. Scaled products (the scores of attention)
  * are small, and not worth their rounding beforehand. */
 static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
                             const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
     if (k == 0 || alpha != 1.0f || (beta != 0.0f && beta != 1.0f)) {
-        multiply_dot(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        multiply_bf16_dot(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
     for (size_t l = 0; l < k; l += SD_ONEDNN_DEPTH)
@@ -141,36 +136,42 @@ static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, siz
                 float *out = c + i * ldc + j;
                 if (!sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, scale != 0.0f, out, ldc,
                                     gemm->scratch))
-                    multiply_dot(gemm, ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, scale, out, ldc);
+                    multiply_bf16_dot(gemm, ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, scale, out, ldc);
             }
 }
 #endif
 
 sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
-    if (precision != SD_PRECISION_BF16)
-        return sd_gemm_fp32;
-#if defined(SD_HAVE_BF16_KERNELS)
+    if (precision != SD_PRECISION_BF16) {
+#if defined(SD_HAVE_PACKED_KERNELS)
+        if (packed_products())
+            return (sd_gemm){multiply_float, scratch, "packed avx512"};
+#endif
+        return (sd_gemm){multiply_fp32, NULL, sd_gemm_name()};
+    }
+#if defined(SD_HAVE_PACKED_KERNELS)
     sd_bf16_level level = sd_bf16_detect();
 #if defined(SD_HAVE_ONEDNN)
     if (level == SD_BF16_ONEDNN)
-        return (sd_gemm){multiply_onednn, scratch};
+        return (sd_gemm){multiply_onednn, scratch, sd_bf16_level_name(level)};
 #endif
     if (level == SD_BF16_DOT || level == SD_BF16_FMA)
-        return (sd_gemm){level == SD_BF16_DOT ? multiply_dot : multiply_fma, scratch};
+        return (sd_gemm){level == SD_BF16_DOT ? multiply_bf16_dot : multiply_bf16_fma, scratch,
+                         sd_bf16_level_name(level)};
 #endif
-    return (sd_gemm){multiply_emulated, scratch};
+    return (sd_gemm){multiply_bf16_emulated, scratch, sd_bf16_level_name(SD_BF16_EMULATED)};
 }
 
 size_t sd_gemm_scratch(int32_t precision) {
     if (precision != SD_PRECISION_BF16)
-        return 0;
-#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_BF16_KERNELS)
+        return packed_products() ? SD_PACKED_SCRATCH : 0;
+#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
     if (sd_bf16_detect() == SD_BF16_ONEDNN)
         return SD_ONEDNN_SCRATCH;
 #endif
-    return SD_BF16_SCRATCH;
+    return SD_PACKED_SCRATCH;
 }
 
-#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_BF16_KERNELS)
-_Static_assert(SD_ONEDNN_SCRATCH >= SD_BF16_SCRATCH, "the own product can stand in for a refused one");
+#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
+_Static_assert(SD_ONEDNN_SCRATCH >= SD_PACKED_SCRATCH, "the own product can stand in for a refused one");
 #endif

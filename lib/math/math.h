@@ -22,20 +22,19 @@ const char *sd_gemm_name(void);
 
 /* ---- products of floats in a precision ------------------------------------------------------ */
 
-/* How one thread multiplies: sd_sgemm, or the same with factors rounded to bf16 (sd_precision). It is settled when it is
+/* How one thread multiplies: as sd_sgemm, or the same with factors rounded to bf16 (sd_precision). It is settled when it is
  * made: make it once for an object, after sd_precision_check. */
 typedef struct sd_gemm sd_gemm;
 struct sd_gemm {
     void (*multiply)(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
     void *scratch;
+    const char *name; /* of what multiplies */
 };
 /* scratch: sd_gemm_scratch(precision) bytes for this thread alone, SD_ALIGNMENT-aligned; NULL where that is 0. */
 sd_gemm sd_gemm_of(int32_t precision, void *scratch);
 size_t sd_gemm_scratch(int32_t precision);
-/* The same for tiles of some dozens of columns, for which a BLAS spends much of its time on packing the rows. */
-sd_gemm sd_gemm_narrow(int32_t precision, void *scratch);
-/* In fp32. */
+/* In fp32, by sd_sgemm. */
 extern const sd_gemm sd_gemm_fp32;
 
 /* As sd_sgemm. */

@@ -44,7 +44,7 @@ bool sd_onednn_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha
     return status == dnnl_success;
 }
 
-#if defined(SD_HAVE_BF16_KERNELS)
+#if defined(SD_HAVE_PACKED_KERNELS)
 
 #include <immintrin.h>
 

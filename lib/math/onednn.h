@@ -15,8 +15,8 @@
 bool sd_onednn_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
                      const float *b, size_t ldb, float beta, float *c, size_t ldc);
 
-#if defined(SD_HAVE_BF16_KERNELS)
-/* C = op(A) op(B), plus C itself if `add`, in bf16 as sd_bf16_product, for sizes from 1 to SD_ONEDNN_SIDE and
+#if defined(SD_HAVE_PACKED_KERNELS)
+/* C = op(A) op(B), plus C itself if `add`, in bf16 as sd_packed_product, for sizes from 1 to SD_ONEDNN_SIDE and
  * SD_ONEDNN_DEPTH. Needs AVX512_BF16, which rounds the factors. scratch: SD_ONEDNN_SCRATCH bytes,
  * SD_ALIGNMENT-aligned. */
 #define SD_ONEDNN_SIDE ((size_t)384)

@@ -176,7 +176,6 @@ static void place_all(sd_activations *a, arena *space) {
     a->blocks = place(space, g->depth + 1, sizeof(sd_block_store));
     a->thread_work = place(space, a->threads, sizeof(sd_thread_work));
     a->gemms = place(space, a->threads, sizeof(sd_gemm));
-    a->narrow = place(space, a->threads, sizeof(sd_gemm));
     sd_block_store discard;
     size_t probabilities = 0;
     for (size_t i = 0; i < a->group_count; i++) {
@@ -239,7 +238,6 @@ static void place_all(sd_activations *a, arena *space) {
         void *scratch = place(space, sd_gemm_scratch(a->precision), 1);
         if (a->gemms != NULL) {
             a->gemms[thread] = sd_gemm_of(a->precision, scratch);
-            a->narrow[thread] = sd_gemm_narrow(a->precision, scratch);
             work->gemm = &a->gemms[thread];
         }
         work->normal = place_floats(space, r, d);

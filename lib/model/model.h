@@ -165,7 +165,6 @@ struct sd_activations {
     const sd_kernels *kernels;
     int32_t precision;
     sd_gemm *gemms;   /* one for each thread */
-    sd_gemm *narrow;  /* the same, for the tiles of wide.c */
 
     size_t group_count;
     sd_image_group planned[SD_GROUPS_MAX];

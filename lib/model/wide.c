@@ -95,7 +95,7 @@ static sd_status wide_product(const sd_activations *a, sd_product product,
     product.tile_n = product.n < WIDE_ENOUGH ? WIDE_COLUMNS : WIDE_MORE_COLUMNS;
     product.finish = finish;
     product.finish_data = data;
-    return sd_run_products(a->context, a->narrow, &product, 1, NULL, NULL);
+    return sd_run_products(a->context, a->gemms, &product, 1, NULL, NULL);
 }
 
 sd_status sd_chunk_product(const sd_activations *a, const sd_gemm *gemm, sd_product product) {

@@ -254,7 +254,7 @@ int main(int argc, char **argv) {
     config.blas_threads = SD_BLAS_THREADS_ONE;
     sd_context *context;
     check(sd_context_create(&config, &context), "context");
-    printf("BLAS %s, kernel %s; products by %s; own loops %s\n", sd_blas_name(), sd_blas_kernel(), sd_gemm_name(), sd_cpu_level_name(sd_cpu_detect()));
+    printf("BLAS %s, kernel %s; products by %s; own loops %s\n", sd_blas_name(), sd_blas_kernel(), sd_gemm_of(SD_PRECISION_FP32, NULL).name, sd_cpu_level_name(sd_cpu_detect()));
     FILE *json = o.json != NULL ? fopen(o.json, "a") : NULL;
     if (strcmp(mode, "step") == 0) {
         bench_step(&o, context, json);

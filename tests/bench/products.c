@@ -43,8 +43,8 @@ static void multiply(const sd_gemm *gemm, int which, const product_shape *s, con
 
 static void bench_shape(const product_shape *s, FILE *json) {
     static const char *const names[] = {"forward", "backward", "weights"};
-    void *scratch = sd_allocate(NULL, sd_gemm_scratch(SD_PRECISION_BF16), 1);
-    const sd_gemm gemms[] = {sd_gemm_fp32, sd_gemm_of(SD_PRECISION_BF16, scratch)};
+    void *scratch = sd_allocate(NULL, sd_size_max(sd_gemm_scratch(SD_PRECISION_FP32), sd_gemm_scratch(SD_PRECISION_BF16)), 1);
+    const sd_gemm gemms[] = {sd_gemm_of(SD_PRECISION_FP32, scratch), sd_gemm_of(SD_PRECISION_BF16, scratch)};
     float *x = random_floats(s->m * s->k, 1), *w = random_floats(s->n * s->k, 2), *y = random_floats(s->m * s->n, 3);
     float *out = random_floats(s->m * s->n + s->m * s->k + s->n * s->k, 4);
     double flop = 2.0 * (double)s->m * (double)s->n * (double)s->k;
@@ -79,8 +79,8 @@ void bench_products(const options *o, FILE *json) {
                                            {1600, 576, 192}, {1600, 192, 192}, {1600, 768, 192}, {1600, 192, 768},
                                            {197, 2304, 768}, {197, 197, 64}};
     check(sd_precision_check(SD_PRECISION_BF16), "bf16");
-    printf("products of linear layers, one thread, fp32 (%s) and bf16 (%s): GFLOP/s and ratio\n", sd_gemm_name(),
-           sd_bf16_level_name(sd_bf16_detect()));
+    printf("products of linear layers, one thread, fp32 (%s) and bf16 (%s): GFLOP/s and ratio\n", sd_gemm_of(SD_PRECISION_FP32, NULL).name,
+           sd_gemm_of(SD_PRECISION_BF16, NULL).name);
     printf("   rows   out    in   %22s %22s %22s\n", "Y = X W'", "dX = dY W", "dW = dY' X");
     if (o->m > 0) {
         bench_shape(&(product_shape){(size_t)o->m, (size_t)o->n, (size_t)o->d}, json);

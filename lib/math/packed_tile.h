@@ -1,4 +1,4 @@
-/* One tile of a product, tile_function: bf16_avx512.c includes this file with these macros set, which it undefines.
+/* One tile of a product, tile_function: packed_avx512.c includes this file with these macros set, which it undefines.
  *   NAME                     name of the function
  *   FACTORS, FACTOR(x)       16 units of packed factors, and such out of 512 bits
  *   ADD_PRODUCT(sum, x, y)   sum + x y */
