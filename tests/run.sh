@@ -3,7 +3,8 @@
 #     sh tests/run.sh            everything
 #     sh tests/run.sh quick      without sanitizers and valgrind
 # Everything is, with a normal build: unit and golden tests, the program, the examples, the same under valgrind, ABI and
-# symbols, consumers outside of the tree; and with AddressSanitizer and UndefinedBehaviorSanitizer the first three again.
+# symbols, consumers outside of the tree; with AddressSanitizer and UndefinedBehaviorSanitizer the first three again; and,
+# where oneDNN is installed, what its products reach in a build with it.
 # Builds in build/tests (SIMDINO_TEST_BUILD names another place); CC and CXX choose the compilers. SIMDINO_WERROR=1 makes
 # warnings errors. The last line is "N passed, N failed", and the exit status is 0 when nothing failed.
 set -u
@@ -41,7 +42,7 @@ prepare() { # FOLDER meson-option...
     reconfigure=""
     [ -f "$folder/build.ninja" ] && reconfigure=--reconfigure
     # shellcheck disable=SC2086
-    meson setup $reconfigure "$folder" "$source" -Dtests=enabled "$@" >"$folder.log" 2>&1 && ninja -C "$folder" >>"$folder.log" 2>&1 && return 0
+    meson setup $reconfigure "$folder" "$source" -Dtests=enabled "$@" >"$folder.log" 2>&1 && ninja -C "$folder" ${targets:-} >>"$folder.log" 2>&1 && return 0
     tail -n 60 "$folder.log"
     echo "The whole output: $folder.log"
     return 1
@@ -66,6 +67,14 @@ if [ "$what" = all ]; then
         ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1:abort_on_error=0 \
             UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C "$build/sanitized" --no-rebuild -t 4
     logs="$logs sanitized=$build/sanitized/meson-logs/testlog.json"
+fi
+
+# The suites that its products reach; meson compiles what these need.
+if [ "$what" = all ] && echo '#include <oneapi/dnnl/dnnl.h>' | ${CC:-cc} -E -x c - >/dev/null 2>&1; then
+    heading "build with oneDNN"
+    targets=build.ninja prepare onednn --buildtype=release -Dtools=false -Dexamples=false -Donednn=enabled &&
+        meson test -C "$build/onednn" --suite math --suite model --suite embed
+    logs="$logs onednn=$build/onednn/meson-logs/testlog.json"
 fi
 
 heading "results"
