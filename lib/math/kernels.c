@@ -273,53 +273,6 @@ static void softmax_backward(const float *restrict p, float *restrict dp, size_t
     }
 }
 
-static float dot_product(const float *restrict a, const float *restrict b, size_t n) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (size_t j = 0; j < n; j++)
-        sum += a[j] * b[j];
-    return sum;
-}
-
-static void attend_one(const float *restrict q, const float *restrict k, const float *restrict v, size_t tokens,
-                       size_t n, size_t ld, float scale, float *restrict p, float *restrict o) {
-    for (size_t t = 0; t < tokens; t++)
-        p[t] = scale * dot_product(q, k + t * ld, n);
-    softmax_row(p, tokens, sd_padded_row(tokens));
-    memset(o, 0, n * sizeof *o);
-    for (size_t t = 0; t < tokens; t++) {
-        const float weight = p[t];
-        const float *restrict row = v + t * ld;
-        SD_SIMD
-        for (size_t j = 0; j < n; j++)
-            o[j] += weight * row[j];
-    }
-}
-
-static void attend_one_backward(const float *restrict q, const float *restrict k, const float *restrict v,
-                                const float *restrict p, const float *restrict do_, size_t tokens, size_t n, size_t ld,
-                                float scale, float *restrict work, float *restrict dq, float *restrict dk,
-                                float *restrict dv, size_t ldd) {
-    float mean = 0.0f;
-    for (size_t t = 0; t < tokens; t++) {
-        work[t] = dot_product(do_, v + t * ld, n);
-        mean += p[t] * work[t];
-    }
-    memset(dq, 0, n * sizeof *dq);
-    for (size_t t = 0; t < tokens; t++) {
-        const float weight = p[t];
-        const float ds = scale * weight * (work[t] - mean);
-        const float *restrict key = k + t * ld;
-        float *restrict dkey = dk + t * ldd, *restrict dvalue = dv + t * ldd;
-        SD_SIMD
-        for (size_t j = 0; j < n; j++) {
-            dvalue[j] = weight * do_[j];
-            dkey[j] = ds * q[j];
-            dq[j] += ds * key[j];
-        }
-    }
-}
-
 static void row_squares(const float *restrict x, size_t rows, size_t n, double *restrict squares) {
     for (size_t i = 0; i < rows; i++, x += n) {
         double sum = 0.0;
@@ -423,8 +376,6 @@ const sd_kernels SD_KERNELS = {
     .column_sum = column_sum,
     .softmax = softmax,
     .softmax_backward = softmax_backward,
-    .attend_one = attend_one,
-    .attend_one_backward = attend_one_backward,
     .row_squares = row_squares,
     .scale_logits = scale_logits,
     .softmax_piece = softmax_piece,

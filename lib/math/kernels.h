@@ -51,14 +51,6 @@ typedef struct sd_kernels {
     void (*softmax)(float *s, size_t rows, size_t n, size_t ld);
     /* dp <- scale * p (dp - <p, dp>) by row, in place. ld as above; elements from n on of both are ignored. */
     void (*softmax_backward)(const float *p, float *dp, size_t rows, size_t n, size_t ld, float scale);
-    /* Attention of one query q[n] over `tokens` keys and values (rows of n, distance ld): p receives the softmax of
-     * scale * K q (tokens floats, room for padding to SD_ROW_PAD), o[n] = p V. */
-    void (*attend_one)(const float *q, const float *k, const float *v, size_t tokens, size_t n, size_t ld, float scale,
-                       float *p, float *o);
-    /* Its backward: from p and do_ = dL/do, writes dq[n] and the rows of dk and dv (distance ldd). work: room as p. */
-    void (*attend_one_backward)(const float *q, const float *k, const float *v, const float *p, const float *do_,
-                                size_t tokens, size_t n, size_t ld, float scale, float *work, float *dq, float *dk,
-                                float *dv, size_t ldd);
     /* squares[i] = |x_i|^2. */
     void (*row_squares)(const float *x, size_t rows, size_t n, double *squares);
 

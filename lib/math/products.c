@@ -49,6 +49,10 @@ static void piece_range(size_t n, size_t pieces, size_t index, size_t *first, si
     *count = end - begin;
 }
 
+static size_t tiles_of(const sd_product *product) {
+    return pieces_of(product->m, product->tile_m) * pieces_of(product->n, product->tile_n);
+}
+
 static void product_task(void *argument, size_t index, size_t thread) {
     const product_work *work = argument;
     const sd_gemm *gemm = work->gemms == NULL ? &sd_gemm_fp32 : &work->gemms[thread];
@@ -60,7 +64,10 @@ static void product_task(void *argument, size_t index, size_t thread) {
         return;
     }
     const sd_product *product = &work->products[p];
-    size_t tile = index - work->first_task[p];
+    size_t tiles = tiles_of(product), copy = (index - work->first_task[p]) / tiles;
+    size_t tile = (index - work->first_task[p]) % tiles;
+    const float *a = product->a + copy * product->next_a, *b = product->b + copy * product->next_b;
+    float *c = product->c + copy * product->next_c;
     size_t columns_of_tiles = pieces_of(product->n, product->tile_n);
     size_t row, rows, column, columns;
     piece_range(product->m, pieces_of(product->m, product->tile_m), tile / columns_of_tiles, &row, &rows);
@@ -68,9 +75,9 @@ static void product_task(void *argument, size_t index, size_t thread) {
     if (rows == 0 || columns == 0)
         return;
     sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
-                product->a + (product->ta ? row : row * product->lda), product->lda,
-                product->b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
-                product->c + row * product->ldc + column, product->ldc);
+                a + (product->ta ? row : row * product->lda), product->lda,
+                b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
+                c + row * product->ldc + column, product->ldc);
     if (product->finish != NULL)
         product->finish(product, row, rows, column, columns);
 }
@@ -80,8 +87,7 @@ sd_status sd_run_products(sd_context *context, const sd_gemm *gemms, const sd_pr
     product_work work = {
         .gemms = gemms, .products = products, .count = count, .extra = extra, .extra_data = extra_data};
     for (size_t p = 0; p < count; p++) {
-        size_t tiles = pieces_of(products[p].m, products[p].tile_m) * pieces_of(products[p].n, products[p].tile_n);
-        work.first_task[p + 1] = work.first_task[p] + tiles;
+        work.first_task[p + 1] = work.first_task[p] + tiles_of(&products[p]) * sd_size_max(products[p].copies, 1);
     }
     return sd_run(context, product_task, &work, work.first_task[count] + (extra != NULL));
 }

@@ -18,8 +18,10 @@ struct sd_product {
     float *c;
     size_t ldc;
     size_t tile_m, tile_n; /* 0: SD_PRODUCT_TILE */
-    /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); may be
-     * NULL. */
+    size_t copies;         /* of the same shape, whose factors and result lie next_... floats apart; 0: one */
+    size_t next_a, next_b, next_c;
+    /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); NULL
+     * with copies, else it may be. */
     void (*finish)(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns);
     const void *finish_data;
 };

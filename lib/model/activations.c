@@ -115,14 +115,18 @@ static void place_block(arena *space, const sd_geometry *g, size_t rows, bool wi
     store->hidden = place_floats(space, rows, g->hidden_in);
 }
 
+/* probabilities: the sum of all images' padded tokens. */
 static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t patches, size_t probabilities,
                        bool class_only, bool training, sd_tail *tail) {
     size_t d = g->dim, rows = images + patches;
+    tail->mixer_sides = training ? 2 : 1;
     if (class_only) {
         float **rows_of_d[] = {&tail->query, &tail->normal1, &tail->attention, &tail->x, &tail->middle, &tail->normal2};
         for (size_t i = 0; i < sizeof rows_of_d / sizeof *rows_of_d; i++)
             *rows_of_d[i] = place_floats(space, images, d);
-        tail->probabilities = place_floats(space, probabilities, 1);
+        tail->mixers = place_floats(space, images * tail->mixer_sides * g->heads, d);
+        tail->mixed = place_floats(space, images * g->heads, d);
+        tail->probabilities = place_floats(space, probabilities, tail->mixer_sides * g->heads);
         tail->mean2 = place_floats(space, images, 1);
         tail->rstd2 = place_floats(space, images, 1);
         tail->hidden = place_floats(space, images, g->hidden_in);
@@ -133,6 +137,7 @@ static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t
                                    &tail->dnormal};
             for (size_t i = 0; i < sizeof gradients / sizeof *gradients; i++)
                 *gradients[i] = place_floats(space, images, d);
+            tail->dmixers = place_floats(space, images * g->heads, d);
             tail->dhidden = place_floats(space, images, g->hidden_in);
         }
     }
@@ -184,7 +189,7 @@ static void place_all(sd_activations *a, arena *space) {
         a->positions[i] = place_floats(space, tokens, d);
         if (training)
             a->dpositions[i] = place_floats(space, tokens, d);
-        probabilities += group->count * g->heads * sd_padded_row(tokens);
+        probabilities += group->count * sd_padded_row(tokens);
     }
     if (training) {
         /* with SD_ACTIVATIONS_MEMORY the blocks share all buffers but their inputs */
@@ -196,7 +201,6 @@ static void place_all(sd_activations *a, arena *space) {
             if (class_only && block + 1 == g->depth) {
                 store->mean1 = place_floats(space, t, 1);
                 store->rstd1 = place_floats(space, t, 1);
-                store->qkv = place_floats(space, t, 2 * d);
                 store->x = place_floats(space, t, d);
             } else if (a->mode == SD_ACTIVATIONS_SPEED) {
                 place_block(space, g, t, true, store);
@@ -369,8 +373,8 @@ sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_ch
     store.x += row * d;
     store.mean1 += row1;
     store.rstd1 += row1;
-    store.qkv += row1 * (class_only ? 2 : 3) * d;
     if (!class_only) {
+        store.qkv += row1 * 3 * d;
         store.attention += row1 * d;
         store.middle += row * d;
         store.mean2 += row2;

@@ -191,10 +191,7 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
     SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");
     for (size_t i = 0; i < more_count; i++)
         products[count++] = more[i];
-    if (job->class_only) {
-        products[count++] =
-            sd_linear_weight(layer->dqkv, layer->normal1, rows1, 2 * d, d, block + l->qkv_weight + d * d);
-    } else {
+    if (!job->class_only) { /* else they are among `more` */
         products[count++] = sd_linear_weight(layer->dmlp, layer->gelu, rows2, d, f, dfc2);
         products[count++] =
             sd_linear_weight(layer->dhidden, layer->normal2, rows2, g->hidden_in, d, block + l->fc1_weight);

@@ -17,8 +17,7 @@ static size_t run_end(const sd_branch *branch, size_t image, size_t last) {
     return end;
 }
 
-/* y = norm(x) for the images that the branch keeps; x in rows of the chunk, y, mean and rstd compact. */
-static void branch_norm(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
+void sd_branch_norm(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
                         const float *weight, const float *bias, float *y, float *mean, float *rstd) {
     size_t d = a->geometry.dim, start = a->image_row[chunk->first], compact = branch->row_before[chunk->first];
     for (size_t s = chunk->first, end; s < chunk->last; s = end) {
@@ -60,8 +59,7 @@ static void branch_gather(const sd_activations *a, const sd_branch *branch, cons
     }
 }
 
-/* dx += the gradient through the branch's norm; y receives the norm's output again. */
-static void branch_norm_backward(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk,
+void sd_branch_norm_backward(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk,
                                  const float *dy, const float *x, const float *mean, const float *rstd,
                                  const float *weight, const float *bias, float *dx, float *dweight, float *dbias,
                                  float *y) {
@@ -139,7 +137,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     size_t d = a->geometry.dim, f = a->geometry.hidden, in = a->geometry.hidden_in;
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact = attention->row_before[chunk->first];
-    branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
+    sd_branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
                 store->mean1, store->rstd1);
     if (rows1 > 0) {
         sd_multiply(work->gemm, false, true, rows1, 3 * d, d, 1.0f, normal1, d, SD_PARAMETER(qkv_weight), d, 0.0f, store->qkv, 3 * d);
@@ -157,7 +155,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1),
                     store->middle);
 
-    branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
+    sd_branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
                 store->mean2, store->rstd2);
     if (rows2 > 0) {
         sd_multiply(work->gemm, false, true, rows2, in, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, in);
@@ -204,7 +202,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
             a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
         sd_multiply(work->gemm, false, false, rows2, d, in, 1.0f, dhidden, in, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
     }
-    branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
+    sd_branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
                          SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight,
                          partial + p.norm2_bias, normal2);
 
@@ -225,109 +223,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
         a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
         sd_multiply(work->gemm, false, false, rows1, d, 3 * d, 1.0f, dqkv, 3 * d, SD_PARAMETER(qkv_weight), d, 0.0f, work->branch, d);
     }
-    branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1,
+    sd_branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1,
                          SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight,
                          partial + p.norm1_bias, normal1);
-}
-
-/* ---- the attention of a last block of which only the class tokens are read ------------------ */
-
-sd_status sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
-                                 bool wide) {
-    const sd_layout *l = &model->layout;
-    const sd_geometry *g = &a->geometry;
-    const sd_tail *tail = &a->tail;
-    size_t block = g->depth - 1, d = g->dim, size = d / g->heads;
-    const sd_branch *branch = &a->branches[2 * block];
-    sd_thread_work *work = &a->thread_work[thread];
-    sd_block_store store = sd_chunk_store(a, block, chunk, thread, true);
-    size_t rows = branch_rows(branch, chunk), compact = branch->row_before[chunk->first];
-    size_t first = branch->image_before[chunk->first], images = branch->image_before[chunk->last] - first;
-    const float *qkv_weight = SD_PARAMETER(qkv_weight), *qkv_bias = SD_PARAMETER(qkv_bias);
-
-    for (size_t s = chunk->first; s < chunk->last; s++)
-        memcpy(tail->x + s * d, store.x + (a->image_row[s] - a->image_row[chunk->first]) * d, d * sizeof(float));
-    branch_norm(a, branch, chunk, store.x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal,
-                store.mean1, store.rstd1);
-    if (rows == 0)
-        return SD_OK;
-    sd_status status =
-        sd_chunk_product(a, wide ? NULL : work->gemm,
-                         sd_linear_forward(work->normal, rows, d, qkv_weight + d * d, 2 * d, store.qkv));
-    if (status != SD_OK)
-        return status;
-    a->kernels->add_bias(store.qkv, rows, 2 * d, 2 * d, qkv_bias + d);
-    for (size_t s = chunk->first; s < chunk->last; s++)
-        if (sd_branch_keeps(branch, s))
-            memcpy(tail->normal1 + branch->image_before[s] * d, work->normal + (branch->row_before[s] - compact) * d,
-                   d * sizeof(float));
-    sd_multiply(work->gemm, false, true, images, d, d, 1.0f, tail->normal1 + first * d, d, qkv_weight, d, 0.0f,
-             tail->query + first * d, d);
-    a->kernels->add_bias(tail->query + first * d, images, d, d, qkv_bias);
-    float scale = 1.0f / __builtin_sqrtf((float)size);
-    for (size_t s = chunk->first; s < chunk->last; s++) {
-        if (!sd_branch_keeps(branch, s))
-            continue;
-        const float *keys = store.qkv + (branch->row_before[s] - compact) * 2 * d;
-        size_t tokens = sd_image_tokens(a, s), image = branch->image_before[s];
-        size_t stride = sd_padded_row(tokens);
-        for (size_t h = 0; h < g->heads; h++)
-            a->kernels->attend_one(tail->query + image * d + h * size, keys + h * size, keys + d + h * size, tokens,
-                                   size, 2 * d, scale, tail->probabilities + tail->probability_start[s] + h * stride,
-                                   tail->attention + image * d + h * size);
-    }
-    return SD_OK;
-}
-
-void sd_class_block_backward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
-                             float *partial) {
-    const sd_layout *l = &model->layout;
-    const sd_geometry *g = &a->geometry;
-    const sd_tail *tail = &a->tail;
-    size_t block = g->depth - 1, d = g->dim, size = d / g->heads;
-    const sd_branch *branch = &a->branches[2 * block];
-    sd_thread_work *work = &a->thread_work[thread];
-    sd_block_store store = sd_chunk_store(a, block, chunk, thread, false);
-    size_t rows = branch_rows(branch, chunk), compact = branch->row_before[chunk->first];
-    size_t first = branch->image_before[chunk->first], images = branch->image_before[chunk->last] - first;
-    size_t start = a->image_row[chunk->first];
-    const float *qkv_weight = SD_PARAMETER(qkv_weight);
-    sd_partial_layout p = sd_partials_of(g);
-    float *dx = a->layer.dx + start * d, *dkv = a->layer.dqkv + compact * 2 * d;
-
-    memset(dx, 0, (a->image_row[chunk->last] - start) * d * sizeof *dx);
-    for (size_t s = chunk->first; s < chunk->last; s++)
-        memcpy(dx + (a->image_row[s] - start) * d, tail->dmiddle + s * d, d * sizeof *dx);
-    if (rows == 0)
-        return;
-    float scale = 1.0f / __builtin_sqrtf((float)size);
-    for (size_t s = chunk->first; s < chunk->last; s++) {
-        if (!sd_branch_keeps(branch, s))
-            continue;
-        size_t row = branch->row_before[s] - compact, tokens = sd_image_tokens(a, s), image = branch->image_before[s];
-        size_t stride = sd_padded_row(tokens);
-        const float *keys = store.qkv + row * 2 * d;
-        float *dkeys = dkv + row * 2 * d;
-        for (size_t h = 0; h < g->heads; h++)
-            a->kernels->attend_one_backward(
-                tail->query + image * d + h * size, keys + h * size, keys + d + h * size,
-                tail->probabilities + tail->probability_start[s] + h * stride, tail->dattention + image * d + h * size,
-                tokens, size, 2 * d, scale, work->attention, tail->dquery + image * d + h * size, dkeys + h * size,
-                dkeys + d + h * size, 2 * d);
-    }
-    a->kernels->column_sum(tail->dquery + first * d, images, d, d, partial + p.qkv_bias);
-    a->kernels->column_sum(dkv, rows, 2 * d, 2 * d, partial + p.qkv_bias + d);
-    sd_multiply(work->gemm, false, false, rows, d, 2 * d, 1.0f, dkv, 2 * d, qkv_weight + d * d, d, 0.0f, work->branch, d);
-    /* the queries' part reaches the class rows only */
-    sd_multiply(work->gemm, false, false, images, d, d, 1.0f, tail->dquery + first * d, d, qkv_weight, d, 0.0f, work->normal, d);
-    for (size_t s = chunk->first; s < chunk->last; s++)
-        if (sd_branch_keeps(branch, s)) {
-            float *row = work->branch + (branch->row_before[s] - compact) * d;
-            const float *from = work->normal + (branch->image_before[s] - first) * d;
-            for (size_t j = 0; j < d; j++)
-                row[j] += from[j];
-        }
-    branch_norm_backward(a, branch, chunk, work->branch, store.x, store.mean1, store.rstd1, SD_PARAMETER(norm1_weight),
-                         SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight, partial + p.norm1_bias,
-                         a->layer.normal1 + compact * d);
 }

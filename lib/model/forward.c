@@ -88,7 +88,7 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
                 a->chunks[a->chunk_count++] =
                     (sd_chunk){a->images, a->images + sd_size_min(per_chunk, groups[i].count - s)};
             a->tail.probability_start[a->images] = probability;
-            probability += g->heads * sd_padded_row(tokens);
+            probability += a->tail.mixer_sides * g->heads * sd_padded_row(tokens);
             a->image_row[a->images++] = a->rows;
             a->rows += tokens;
         }
@@ -243,7 +243,7 @@ static void forward_task(void *argument, size_t index, size_t thread) {
     if (a->all_tokens)
         leave_tokens(model, a, chunk, store.x, job->outputs, work);
     else
-        (void)sd_class_block_forward(model, a, chunk, thread, false);
+        sd_class_block_forward(model, a, chunk, thread);
 }
 
 /* ---- a pass of a few images: chunk after chunk, each by all threads (wide.c) ----------------- */
@@ -274,7 +274,7 @@ static sd_status forward_wide(const forward_work *job) {
         if (a->all_tokens)
             leave_tokens(model, a, chunk, store.x, job->outputs, work);
         else
-            SD_TRY(sd_class_block_forward(model, a, chunk, 0, true));
+            sd_class_block_forward(model, a, chunk, 0);
     }
 cleanup:
     return status;

@@ -92,7 +92,7 @@ typedef struct sd_branch {
 typedef struct sd_block_store {
     float *x;             /* T x D, the block's input */
     float *mean1, *rstd1; /* T */
-    float *qkv;           /* T x 3D (class-token-only last block: T x 2D, key and value) */
+    float *qkv;           /* T x 3D */
     float *attention;     /* T x D, heads side by side, before the projection */
     float *middle;        /* T x D, after the attention branch */
     float *mean2, *rstd2; /* T */
@@ -125,7 +125,11 @@ typedef struct sd_scaled_weights {
  * that were asked for following the class tokens. */
 typedef struct sd_tail {
     /* class-token-only last block */
-    float *query, *normal1, *attention, *probabilities; /* S x D, S x D, S x D, sum over images of H x padded tokens */
+    float *query, *normal1, *attention;                 /* S x D */
+    size_t mixer_sides;                                 /* B: 1, 2 for training */
+    float *mixers;                                      /* S x B H x D: u of each head, then dm (class_block.c) */
+    float *mixed, *dmixers;                             /* S x H x D: m, du */
+    float *probabilities;                               /* of each image B H x padded tokens: ds, then p */
     size_t *probability_start;                          /* [S+1] */
     float *x, *middle, *mean2, *rstd2, *normal2;        /* x: class rows of the last block's input */
     float *hidden, *gelu;                               /* S x F_in, S x F */
@@ -270,10 +274,17 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
 /* The queries, keys and values that attention sees in image s: as projected, or with their norms. */
 const float *sd_normalized_qkv(const sd_model *model, const sd_activations *a, size_t block, size_t s,
                                const float *qkv, const sd_thread_work *work);
-/* Keys, values and queries of the class tokens, and their attention, into the tail. wide: the products are divided among
- * the threads (not within a parallel section). */
-sd_status sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
-                                 bool wide);
+/* y = norm(x) for the images that the branch keeps; x in rows of the chunk, y, mean and rstd compact. */
+void sd_branch_norm(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
+                    const float *weight, const float *bias, float *y, float *mean, float *rstd);
+/* dx += the gradient through the branch's norm; y receives the norm's output again. */
+void sd_branch_norm_backward(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *dy,
+                             const float *x, const float *mean, const float *rstd, const float *weight,
+                             const float *bias, float *dx, float *dweight, float *dbias, float *y);
+
+/* The attention of the class tokens of a last block of which only they are read, into the tail; its gradient from
+ * tail.dattention (class_block.c). */
+void sd_class_block_forward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread);
 void sd_class_block_backward(const sd_model *model, const sd_activations *a, const sd_chunk *chunk, size_t thread,
                              float *partial);
 

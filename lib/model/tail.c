@@ -268,6 +268,20 @@ cleanup:
     return status;
 }
 
+/* dW of each head: its part of rows[S x D], with its row of D of each image (class_block.c). */
+static sd_product head_weights(const sd_geometry *g, const float *rows, const float *mixed, size_t images,
+                               float *dweight) {
+    size_t d = g->dim, size = d / g->heads;
+    sd_product product = sd_linear_weight(rows, mixed, images, size, d, dweight);
+    product.lda = d;
+    product.ldb = g->heads * d;
+    product.copies = g->heads;
+    product.next_a = size;
+    product.next_b = d;
+    product.next_c = size * d;
+    return product;
+}
+
 size_t sd_tail_products(const sd_model *model, const sd_activations *a, bool head, float *gradient,
                         sd_product *products) {
     const sd_geometry *g = &a->geometry;
@@ -292,6 +306,8 @@ size_t sd_tail_products(const sd_model *model, const sd_activations *a, bool hea
                                              dblock + l->fc1_weight);
         products[count++] = sd_linear_weight(tail->dproj, tail->attention, kept1, d, d, dproj);
         products[count++] = sd_linear_weight(tail->dquery, tail->normal1, kept1, d, d, dblock + l->qkv_weight);
+        products[count++] = head_weights(g, tail->query, tail->dmixers, kept1, dblock + l->qkv_weight + d * d);
+        products[count++] = head_weights(g, tail->dattention, tail->mixed, kept1, dblock + l->qkv_weight + 2 * d * d);
     }
     return count;
 }
