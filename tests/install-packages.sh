@@ -2,6 +2,7 @@
 # Installs the packages that are missing for one purpose, and nothing when all are there:
 #     sh tests/install-packages.sh run     to build the library and run examples/quickstart.sh
 #     sh tests/install-packages.sh test    to build and run all tests
+#     sh tests/install-packages.sh cross   to build for AArch64 and run that, together with test
 #     sh tests/install-packages.sh bench   to measure beside PyTorch
 #     sh tests/install-packages.sh docs    to build the API reference
 # On Debian and its relatives it uses apt-get (with sudo unless run by root). Elsewhere it names what to install and goes
@@ -13,11 +14,12 @@ build="gcc g++ libc6-dev meson ninja-build pkg-config libopenblas-dev liblapacke
     libjpeg-dev libpng-dev"
 case $purpose in
 run) packages="$build dataset-fashion-mnist" ;;
-test) packages="$build libcmocka-dev valgrind abigail-tools locales" ;;
+test) packages="$build libcmocka-dev valgrind abigail-tools locales qemu-user" ;;
+cross) packages="pkg-config gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;;
 bench) packages="$build python3-torch libopenblas0-openmp" ;;
 docs) packages="$build doxygen" ;;
 *)
-    echo "usage: sh tests/install-packages.sh run|test|bench|docs" >&2
+    echo "usage: sh tests/install-packages.sh run|test|cross|bench|docs" >&2
     exit 2
     ;;
 esac
@@ -25,7 +27,7 @@ esac
 explain() {
     echo "Needed: a C compiler, meson (1.0 or later), ninja, pkg-config, a BLAS with its C interface, LAPACKE, zlib;"
     echo "for JPEG and PNG files in the program: libjpeg-turbo, libpng."
-    [ "$purpose" = test ] && echo "For the tests: cmocka; better also a C++ compiler, valgrind and libabigail."
+    [ "$purpose" = test ] && echo "For the tests: cmocka; better also a C++ compiler, valgrind, libabigail and QEMU for user programs."
     [ "$purpose" = bench ] && echo "For the comparison: PyTorch for Python."
     [ "$purpose" = docs ] && echo "For the API reference: Doxygen."
     [ "$purpose" = run ] && echo "For the quick start: the four Fashion-MNIST files (train-images-idx3-ubyte.gz, ...)."
@@ -39,7 +41,7 @@ explain() {
 
 elsewhere() {
     case $purpose in
-    test) explain "libcmocka-devel valgrind libabigail" "cmocka valgrind" "cmocka" ;;
+    test) explain "libcmocka-devel valgrind libabigail qemu-user" "cmocka valgrind qemu-user" "cmocka" ;;
     bench) explain "python3-torch" "python-pytorch" "pytorch" ;;
     docs) explain "doxygen" "doxygen" "doxygen" ;;
     *) explain "" "" "" ;;

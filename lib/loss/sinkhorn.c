@@ -120,8 +120,10 @@ static void log_row_task(void *work, size_t i, size_t thread) {
     sinkhorn_work *job = work;
     const float *row = job->scores + i * job->ld;
     double highest = -INFINITY, sum = 0.0;
-    for (size_t j = 0; j < job->columns; j++)
-        highest = fmax(highest, job->v[j] + (double)row[j]);
+    for (size_t j = 0; j < job->columns; j++) { /* not by fmax, on which gcc 12 breaks down for AArch64 */
+        double score = job->v[j] + (double)row[j];
+        highest = score > highest ? score : highest;
+    }
     for (size_t j = 0; j < job->columns; j++)
         sum += exp(job->v[j] + (double)row[j] - highest);
     job->u[i] = -log((double)job->n) - highest - log(sum);
