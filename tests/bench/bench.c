@@ -6,9 +6,9 @@
  *     bench coding-rate [--n N --d N]
  *     bench augment [--width N --height N --image N --local N --locals N --steps ROUNDS --threads N]
  *     bench products [--m ROWS --n OUT --d IN]
- *     bench peak            what the cores can do at best, by loops over registers
- *     bench info            library, BLAS and instruction sets
- *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
+ *     bench peak [--steps ROUNDS --threads N]       what the cores can do at best, by loops over registers
+ *     bench info                                    library, BLAS and instruction sets
+ *     bench advice                                  the value that OPENBLAS_CORETYPE should have here, if any
  *
  * run.py measures with it, beside other programs. --json appends a line to FILE. GFLOP/s counts the matrix products
  * (2mnk each; backward = 2 forward) of the whole network, also those that the library leaves out because nobody reads
@@ -269,7 +269,7 @@ int main(int argc, char **argv) {
     } else if (strcmp(mode, "coding-rate") == 0) {
         bench_coding_rate(&o, context, json);
     } else if (strcmp(mode, "peak") == 0) {
-        bench_peak(context, json);
+        bench_peak(&o, context, json);
     } else if (strcmp(mode, "info") == 0) {
         info(json);
     } else {

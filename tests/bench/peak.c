@@ -118,14 +118,14 @@ static void peak_task(void *argument, size_t index, size_t thread) {
 }
 
 /* GFLOP/s of that many threads: the best of some rounds of 40 ms, because a ceiling is wanted. */
-static double rate_of(sd_context *context, const peak_kernel *kernel, size_t threads) {
+static double rate_of(sd_context *context, const peak_kernel *kernel, size_t threads, long rounds) {
     peak_work work = {kernel, 400000};
     check(sd_run(context, peak_task, &work, threads), "peak"); /* wakes the cores up */
     double start = now();
     check(sd_run(context, peak_task, &work, 1), "peak");
     work.rounds = (long)(0.04 * (double)work.rounds / (now() - start)) + 1;
     double best = 0.0;
-    for (int i = 0; i < 7; i++) {
+    for (long i = 0; i < rounds; i++) {
         start = now();
         check(sd_run(context, peak_task, &work, threads), "peak");
         double rate = kernel->flop * (double)work.rounds * (double)threads / (now() - start) * 1e-9;
@@ -148,15 +148,16 @@ static peak_kernel fp32_kernel(void) {
 #endif
 }
 
-void bench_peak(sd_context *context, FILE *json) {
+void bench_peak(const options *o, sd_context *context, FILE *json) {
     size_t threads = (size_t)sd_context_threads(context);
     const peak_kernel fp32 = fp32_kernel();
-    double one = rate_of(context, &fp32, 1), all = rate_of(context, &fp32, threads), one_bf16 = 0.0, all_bf16 = 0.0;
+    double one = rate_of(context, &fp32, 1, o->steps), all = rate_of(context, &fp32, threads, o->steps), one_bf16 = 0.0,
+           all_bf16 = 0.0;
 #if defined(__x86_64__) && defined(SD_HAVE_BF16_KERNELS)
     if (sd_bf16_detect() > SD_BF16_EMULATED) { /* which is told for CPUs with AVX512_BF16 only */
         const peak_kernel bf16 = {"AVX512_BF16", bf16_avx512, 16 * 32 * 2};
-        one_bf16 = rate_of(context, &bf16, 1);
-        all_bf16 = rate_of(context, &bf16, threads);
+        one_bf16 = rate_of(context, &bf16, 1, o->steps);
+        all_bf16 = rate_of(context, &bf16, threads, o->steps);
     }
 #endif
     printf("peak, GFLOP/s: fp32 (%s) %.1f on one thread, %.1f on %zu", fp32.name, one, all, threads);

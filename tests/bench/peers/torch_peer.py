@@ -81,8 +81,9 @@ try:
     import torch
     import torch.nn.functional as F
     from torch import nn
+    from torch.nn.functional import scaled_dot_product_attention  # since PyTorch 2
 except ImportError as problem:
-    missing("PyTorch", problem)
+    missing("PyTorch 2", problem)
 
 # ---- the network ----------------------------------------------------------------------------------------------------
 
@@ -101,7 +102,7 @@ class Block(nn.Module):
         n, t, dim = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(n, t, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if self.fused:
-            y = F.scaled_dot_product_attention(q, k, v)
+            y = scaled_dot_product_attention(q, k, v)
         else:
             y = (q @ k.transpose(-2, -1) * (dim // self.heads) ** -0.5).softmax(-1) @ v
         x = x + self.proj(y.transpose(1, 2).reshape(n, t, dim))
