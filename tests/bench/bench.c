@@ -2,7 +2,8 @@
  *
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
  *           [--threads N] [--memory] [--precision fp32|bf16] [--json FILE] [--no-sgemm]
- *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N --precision fp32|bf16]
+ *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
+ *                 [--precision fp32|bf16]
  *     bench coding-rate [--n N --d N]
  *     bench augment [--width N --height N --image N --local N --locals N --steps ROUNDS --threads N]
  *     bench products [--m ROWS --n OUT --d IN]

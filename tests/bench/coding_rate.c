@@ -1,4 +1,4 @@
-/* The coding rate and its gradient. GFLOP counts Gram matrix, factorisation, inverse and gradient, of the smaller side. */
+/* The coding rate and its gradient. GFLOP counts Gram matrix, factorisation, inverse, gradient of the smaller side. */
 #include "bench.h"
 
 #include "base/system.h"

@@ -1,5 +1,5 @@
 /* Embedding: 8-bit images of the network's size in memory to class tokens, the preparation of the pixels included. The
- * last block is computed for the class token alone; GFLOP/s counts the whole network all the same, as a user compares. */
+ * last block is computed for the class token alone; GFLOP/s counts the whole network all the same, as users do. */
 #include "bench.h"
 
 #include <stdlib.h>

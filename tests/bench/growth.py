@@ -1,5 +1,5 @@
-"""How the cost of a step and of embedding grows with batch, tokens, width and threads: milliseconds beside arithmetic. What
-grows faster than its arithmetic has a rising last column."""
+"""How the cost of a step and of embedding grows with batch, tokens, width and threads: milliseconds beside arithmetic.
+What grows faster than its arithmetic has a rising last column."""
 from measure import middle, say
 
 VIT = {"dim": 384, "depth": 12, "patch": 16, "image": 224}
@@ -67,8 +67,8 @@ def tables(programs, size, modes):
             p["core_ms_per_gflop"] = p["ms"] * p["threads"] / p["gflop"]
             points.append(p)
             relative = p["core_ms_per_gflop"] / points[0]["core_ms_per_gflop"]
-            say(f"| {value:8} | {p['tokens']:6} | {p['gflop']:10.3f} | {p['ms']:10.3f} | {p['core_ms_per_gflop']:15.3f} | "
-                f"{relative:12.2f} |")
+            say(f"| {value:8} | {p['tokens']:6} | {p['gflop']:10.3f} | {p['ms']:10.3f} | "
+                f"{p['core_ms_per_gflop']:15.3f} | {relative:12.2f} |")
             busy = max(busy, p["others_busy_cores"])
         say()
         results.append({"mode": mode, "varied": varied, "fixed": rest, "points": points})

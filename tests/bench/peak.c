@@ -13,7 +13,7 @@ static volatile float factor = 0.999f, addend = 0.001f;
 static _Thread_local volatile float result;
 
 /* A function that does `rounds` times one step of as many independent sums as EACH names, each a variable, so that they
- * stay in registers at any level of optimisation. There must be enough of them for the latency of all units: 8 to 12. */
+ * stay in registers at any level of optimisation. There must be enough for the latency of all units: 8 to 12. */
 #define EACH12(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 #define EACH16(DO) EACH12(DO) DO(12) DO(13) DO(14) DO(15)
 #define EACH24(DO) EACH16(DO) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23)

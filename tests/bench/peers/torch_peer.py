@@ -57,7 +57,7 @@ def tune(threads):
 
 
 def tune_openblas():
-    """For a PyTorch that uses the system's OpenBLAS (Debian's). With threads of its own beside OpenMP's it makes PyTorch
+    """For a PyTorch with the system's OpenBLAS (Debian's). With threads of its own beside OpenMP's that makes PyTorch
     two to four times as slow: its OpenMP build is taken, or the threads sleep while idle."""
     try:
         with open("/proc/self/maps") as maps:
@@ -315,10 +315,10 @@ def report(o, times, flop=0, **more):
 
 
 def versions():
-    found = {"python": sys.version.split()[0], "torch": torch.__version__}
-    for name in ("torchvision", "onnxruntime"):
-        if name in sys.modules:
-            found[name] = sys.modules[name].__version__
+    found = {"Python": sys.version.split()[0], "PyTorch": torch.__version__}
+    for module, name in (("torchvision", "torchvision"), ("onnxruntime", "ONNX Runtime")):
+        if module in sys.modules:
+            found[name] = sys.modules[module].__version__
     return found
 
 
