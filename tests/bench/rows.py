@@ -31,9 +31,9 @@ def torch_ways(compiled, *more):
     return ways
 
 
-def rows(size, modes):
-    """What is measured. In quick runs nothing is compiled, which takes minutes."""
-    s, compiled = SIZES[size], size == "full"
+def rows(size, modes, compiled):
+    """What is measured; compiled: in PyTorch, also as torch.compile makes it, which takes minutes for a row."""
+    s = SIZES[size]
     vit = {"dim": 384, "depth": 12, "heads": 6, "patch": 16, "image": 224}
     small = {"dim": 192, "depth": 6, "heads": 3, "patch": 4, "image": 32, "local": 16, "locals": 6}
     big, narrow = "ViT-S/16", "dim 192, depth 6, patch 4"

@@ -133,11 +133,11 @@ class Bench:
             say(f"A {self.size} run: smaller batches, fewer repetitions, PyTorch not compiled; no figures to quote")
         say()
 
-    def table(self, modes):
+    def table(self, modes, compiled):
         results = []
         self.line("work", "ours", "of peak", "fastest peer", "ratio")
         self.line(*("-" * w for w in WIDTHS))
-        for row in rows(self.size, modes):
+        for row in rows(self.size, modes, compiled):
             if row.precision == "bf16" and self.info["no_bf16"]:
                 self.line(row.work, "skipped", "", "", "")
                 self.note(f"bf16 is skipped: {self.info['no_bf16']}")
@@ -182,7 +182,8 @@ def parse():
     parser.add_argument("--quick", dest="size", action="store_const", const="quick", default="full")
     parser.add_argument("--tiny", dest="size", action="store_const", const="tiny", help="to test the bench itself")
     parser.add_argument("--growth", action="store_true", help="how our cost grows, instead of the comparison")
-    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--no-peers", action="store_true", help="ours alone")
+    parser.add_argument("--no-compile", action="store_true", help="PyTorch eager alone: compiling takes the most time")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--rounds", type=int, help="how often the programs run in turn (default: 2)")
     parser.add_argument("--python", default=os.environ.get("SIMDINO_BENCH_PYTHON") or "python3",
@@ -209,7 +210,7 @@ def main():
         if o.growth:
             results = growth.tables(programs, o.size, o.modes)
         else:
-            results = bench.table(o.modes)
+            results = bench.table(o.modes, o.size == "full" and not o.no_compile)
             bench.footer()
     except Failed as error:
         stop(error)
