@@ -62,7 +62,7 @@ class Programs:
         before, start = busy_seconds(), time.monotonic()
         try:
             done = subprocess.run(command, env=environment or self.environment, timeout=LONGEST, text=True,
-                                  capture_output=True)
+                                  stdin=subprocess.DEVNULL, capture_output=True)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Failed(str(error)) from error
         after, seconds = busy_seconds(), time.monotonic() - start
