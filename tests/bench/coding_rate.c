@@ -1,5 +1,5 @@
-/* The coding rate and its gradient. GFLOP counts the least work, by the smaller side k: a triangle of the Gram matrix (n d
- * k), factorisation and inverse (k^3), gradient (2 n d k). */
+/* The coding rate and its gradient. GFLOP counts the least work, by the smaller side k: a triangle of the Gram matrix
+ * (n d k), factorisation and inverse (k^3), gradient (2 n d k). */
 #include "bench.h"
 
 #include "base/system.h"
