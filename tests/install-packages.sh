@@ -28,7 +28,7 @@ explain() {
     echo "Needed: a C compiler, meson (1.0 or later), ninja, pkg-config, a BLAS with its C interface, LAPACKE, zlib;"
     echo "for JPEG and PNG files in the program: libjpeg-turbo, libpng."
     [ "$purpose" = test ] && echo "For the tests: cmocka; better also a C++ compiler, valgrind, libabigail and QEMU for user programs."
-    [ "$purpose" = bench ] && echo "For the comparison: PyTorch for Python."
+    [ "$purpose" = bench ] && echo "For the comparison: PyTorch 2 for Python (or in a virtual environment: pip install torch torchvision onnx onnxruntime)."
     [ "$purpose" = docs ] && echo "For the API reference: Doxygen."
     [ "$purpose" = run ] && echo "For the quick start: the four Fashion-MNIST files (train-images-idx3-ubyte.gz, ...)."
     echo "  Debian, Ubuntu: apt-get install $packages"

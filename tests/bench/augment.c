@@ -1,5 +1,6 @@
 /* Multi-crop augmentation of 8-bit images in memory: what a training step takes of each, normalised float crops. Every
- * thread has images and an augmenter of its own. Each round draws the same crops, so that rounds differ in time only. */
+ * thread has images and an augmenter of its own. Each round draws the same crops, so that rounds differ in time only.
+ * The time is that of an image on a core. */
 #include "bench.h"
 
 #include "base/system.h"
@@ -27,13 +28,6 @@ static void augment_task(void *argument, size_t index, size_t thread) {
         check(sd_augment(own->augmenter, &work->sources[i % SOURCES], 1, index * IMAGES_PER_THREAD + i, own->crops,
                          own->crops + 2),
               "augment");
-}
-
-static void *take(size_t count, size_t size) {
-    void *memory = calloc(count, size);
-    if (memory == NULL)
-        exit(1);
-    return memory;
 }
 
 /* Smooth colours with some grain, as photographs have. */
@@ -93,20 +87,18 @@ void bench_augment(const options *o, sd_context *context, FILE *json) {
         check(sd_run(context, augment_task, &work, threads), "augment");
         times[i] = now() - begin;
     }
-    double seconds = median(times, (size_t)o->steps);
+    for (long i = 0; i < o->steps; i++)
+        times[i] /= IMAGES_PER_THREAD;
+    figures f = figures_of(o, context, times, (size_t)o->steps, 0.0);
     printf("augment %ld x %ld pixels, 2 x %ld + %ld x %ld, %zu threads\n", o->width, o->height, o->image, o->locals,
            o->local, threads);
     printf("  %.2f images/s per core (median of %ld rounds of %d images a thread, fastest %.2f), %.1f images/s\n",
-           IMAGES_PER_THREAD / seconds, o->steps, IMAGES_PER_THREAD, IMAGES_PER_THREAD / times[0],
-           (double)threads * IMAGES_PER_THREAD / seconds);
-    if (json != NULL)
-        fprintf(json,
-                "{\"mode\": \"augment\", \"width\": %ld, \"height\": %ld, \"image\": %ld, \"local\": %ld, \"locals\": "
-                "%ld, \"threads\": %zu, \"images_per_second\": %.3f, \"images_per_second_per_core\": %.3f, "
-                "\"cpu_level\": \"%s\"}\n",
-                o->width, o->height, o->image, o->local, o->locals, threads,
-                (double)threads * IMAGES_PER_THREAD / seconds, IMAGES_PER_THREAD / seconds,
-                sd_cpu_level_name(sd_cpu_detect()));
+           1.0 / f.seconds, o->steps, IMAGES_PER_THREAD, 1.0 / f.fastest, (double)threads / f.seconds);
+    char extra[128];
+    snprintf(extra, sizeof extra,
+             ", \"images_per_second\": %.3f, \"images_per_second_per_core\": %.3f, \"cpu_level\": \"%s\"",
+             (double)threads / f.seconds, 1.0 / f.seconds, sd_cpu_level_name(sd_cpu_detect()));
+    write_json(json, o, context, "augment", &f, extra);
     free(times);
     for (size_t t = 0; t < threads; t++) {
         for (long v = 0; v < 2 + o->locals; v++)

@@ -1,21 +1,24 @@
-/* bench - how fast the library is, as a share of the machine's own sgemm rate measured in the same run.
+/* bench - how fast the library is.
  *
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
- *           [--threads N] [--memory] [--precision fp32|bf16] [--json FILE]
- *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N --precision fp32|bf16]
+ *           [--threads N] [--memory] [--precision fp32|bf16] [--json FILE] [--no-sgemm]
+ *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
+ *                 [--precision fp32|bf16]
  *     bench coding-rate [--n N --d N]
  *     bench augment [--width N --height N --image N --local N --locals N --steps ROUNDS --threads N]
  *     bench products [--m ROWS --n OUT --d IN]
- *     bench advice          the value that OPENBLAS_CORETYPE should have here, if any
+ *     bench peak [--steps ROUNDS --threads N]       what the cores can do at best, by loops over registers
+ *     bench info                                    library, BLAS and instruction sets
+ *     bench advice                                  the value that OPENBLAS_CORETYPE should have here, if any
  *
- * GFLOP/s counts the matrix products of a step (2mnk each; backward = 2 forward) of the whole network, also those that
- * the library leaves out because nobody reads them. */
+ * run.py measures with it, beside other programs. --json appends a line to FILE. GFLOP/s counts the matrix products
+ * (2mnk each; backward = 2 forward) of the whole network, also those that the library leaves out because nobody reads
+ * them; --no-sgemm leaves out the rate of sgemm, which takes a second. */
 #include "bench.h"
 
 #include "base/system.h"
 #include "math/math.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -34,6 +37,15 @@ void check(sd_status status, const char *what) {
     exit(1);
 }
 
+void *take(size_t count, size_t size) {
+    void *memory = calloc(count > 0 ? count : 1, size);
+    if (memory == NULL) {
+        fprintf(stderr, "bench: out of memory\n");
+        exit(1);
+    }
+    return memory;
+}
+
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -44,7 +56,28 @@ double median(double *values, size_t count) {
     return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
 }
 
-/* ---- the ceiling --------------------------------------------------------------------------- */
+double peak_mib(void) {
+    /* Linux's own figure first: getrusage begins with what the program that started this one had held. */
+    char line[256];
+    double kib = 0.0;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status != NULL && kib == 0.0 && fgets(line, sizeof line, status) != NULL)
+        if (strncmp(line, "VmHWM:", 6) == 0)
+            kib = strtod(line + 6, NULL);
+    if (status != NULL)
+        fclose(status);
+    if (kib > 0.0)
+        return kib / 1024.0;
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+#if defined(__APPLE__)
+    return (double)usage.ru_maxrss / 1048576.0;
+#else
+    return (double)usage.ru_maxrss / 1024.0;
+#endif
+}
+
+/* ---- the rate of the BLAS ------------------------------------------------------------------ */
 
 #define SGEMM_SIZE 1024
 
@@ -62,9 +95,9 @@ static void sgemm_task(void *argument, size_t index, size_t thread) {
 
 double sgemm_rate(sd_context *context) {
     size_t threads = (size_t)sd_context_threads(context), values = (size_t)SGEMM_SIZE * SGEMM_SIZE;
-    float **matrices = calloc(3 * threads, sizeof *matrices);
+    float **matrices = take(3 * threads, sizeof *matrices);
     for (size_t i = 0; i < 3 * threads; i++) {
-        matrices[i] = malloc(values * sizeof(float));
+        matrices[i] = take(values, sizeof(float));
         for (size_t j = 0; j < values; j++)
             matrices[i][j] = (float)((j * 2654435761u + i) % 1000) * 0.001f;
     }
@@ -88,15 +121,24 @@ static const struct {
     const char *name;
     size_t offset;
 } NUMBERS[] = {
-    {"--dim", offsetof(options, dim)},       {"--depth", offsetof(options, depth)},
-    {"--heads", offsetof(options, heads)},   {"--patch", offsetof(options, patch)},
-    {"--image", offsetof(options, image)},   {"--local", offsetof(options, local)},
-    {"--locals", offsetof(options, locals)}, {"--batch", offsetof(options, batch)},
-    {"--steps", offsetof(options, steps)},   {"--threads", offsetof(options, threads)},
-    {"--micro", offsetof(options, micro)},   {"--n", offsetof(options, n)},
-    {"--d", offsetof(options, d)},           {"--m", offsetof(options, m)},
-    {"--width", offsetof(options, width)},   {"--height", offsetof(options, height)},
-    {"--head-dim", offsetof(options, head_dim)}, {"--head-hidden", offsetof(options, head_hidden)},
+    {"--dim", offsetof(options, dim)},
+    {"--depth", offsetof(options, depth)},
+    {"--heads", offsetof(options, heads)},
+    {"--patch", offsetof(options, patch)},
+    {"--image", offsetof(options, image)},
+    {"--local", offsetof(options, local)},
+    {"--locals", offsetof(options, locals)},
+    {"--batch", offsetof(options, batch)},
+    {"--steps", offsetof(options, steps)},
+    {"--threads", offsetof(options, threads)},
+    {"--micro", offsetof(options, micro)},
+    {"--n", offsetof(options, n)},
+    {"--d", offsetof(options, d)},
+    {"--m", offsetof(options, m)},
+    {"--width", offsetof(options, width)},
+    {"--height", offsetof(options, height)},
+    {"--head-dim", offsetof(options, head_dim)},
+    {"--head-hidden", offsetof(options, head_hidden)},
 };
 
 static void parse(options *o, int argc, char **argv) {
@@ -108,6 +150,8 @@ static void parse(options *o, int argc, char **argv) {
             *(long *)((char *)o + NUMBERS[k].offset) = strtol(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--memory") == 0) {
             o->memory = 1;
+        } else if (strcmp(argv[i], "--no-sgemm") == 0) {
+            o->no_sgemm = 1;
         } else if (strcmp(argv[i], "--precision") == 0 && i + 1 < argc) {
             check(sd_precision_from_name(argv[++i], &o->precision), "--precision");
         } else if (strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
@@ -117,126 +161,82 @@ static void parse(options *o, int argc, char **argv) {
             exit(2);
         }
     }
-}
-
-/* ---- the training step --------------------------------------------------------------------- */
-
-double vit_flop(const options *o, double side) {
-    double patches = (side / (double)o->patch) * (side / (double)o->patch), tokens = patches + 1.0, d = (double)o->dim;
-    double block = 24.0 * tokens * d * d + 4.0 * tokens * tokens * d;
-    return 2.0 * patches * 3.0 * (double)(o->patch * o->patch) * d + (double)o->depth * block;
-}
-
-static double step_flop(const options *o) {
-    double h = (double)o->head_hidden, p = (double)o->head_dim, n = (double)o->batch;
-    double head = 2.0 * ((double)o->dim * h + h * h + h * p);
-    double gram = 2.0 * n * p * fmin(n, p);
-    double global = vit_flop(o, (double)o->image) + head;
-    double local = o->locals > 0 ? vit_flop(o, (double)o->local) + head : 0.0;
-    double student = n * (2.0 * global + (double)o->locals * local) + 2.0 * gram;
-    return 2.0 * n * global + 3.0 * student;
-}
-
-static void bench_step(const options *o, sd_context *context, FILE *json) {
-    sd_pretrainer_config config;
-    sd_pretrainer_config_init(&config);
-    config.model.image_size = (int32_t)o->image;
-    config.model.patch_size = (int32_t)o->patch;
-    config.model.dim = (int32_t)o->dim;
-    config.model.depth = (int32_t)o->depth;
-    config.model.heads = (int32_t)o->heads;
-    config.model.head_hidden = (int32_t)o->head_hidden;
-    config.model.head_dim = (int32_t)o->head_dim;
-    config.model.drop_path = 0.0; /* the same work on both sides of a comparison */
-    config.augment.global_size = (int32_t)o->image;
-    config.augment.local_size = (int32_t)o->local;
-    config.augment.local_crops = (int32_t)o->locals;
-    config.batch_size = (size_t)o->batch;
-    config.micro_batch = (size_t)o->micro;
-    config.activations = o->memory ? SD_ACTIVATIONS_MEMORY : SD_ACTIVATIONS_SPEED;
-    config.precision = o->precision;
-    config.lr = 1e-4;
-    size_t planned;
-    check(sd_pretrainer_memory(context, &config, &planned), "memory");
-    sd_pretrainer *trainer;
-    check(sd_pretrainer_create(context, &config, &trainer), "create");
-    size_t globals = (size_t)(2 * o->batch * 3 * o->image * o->image);
-    size_t locals = (size_t)(o->locals * o->batch * 3 * o->local * o->local);
-    float *pixels = malloc((globals + locals) * sizeof *pixels);
-    sd_random random;
-    sd_random_init(&random, 1, 0, 0);
-    for (size_t i = 0; i < globals + locals; i++)
-        pixels[i] = (float)(4.0 * sd_random_uniform(&random) - 2.0);
-    sd_crop_batch crops = {(size_t)o->batch, 3, (int32_t)o->image, (int32_t)o->local, (int32_t)o->locals, pixels,
-                           o->locals > 0 ? pixels + globals : NULL, NULL};
-    sd_step_metrics metrics = {.size = sizeof metrics};
-    check(sd_pretrainer_step_crops(trainer, &crops, &metrics), "step");
-    double *times = calloc((size_t)o->steps, sizeof *times);
-    for (long i = 0; i < o->steps; i++) {
-        check(sd_pretrainer_step_crops(trainer, &crops, &metrics), "step");
-        times[i] = metrics.seconds;
+    if (o->heads == 0)
+        o->heads = o->dim >= 64 ? o->dim / 64 : 1;
+    if (o->steps < 1 || o->batch < 1 || o->n < 1 || o->d < 1) {
+        fprintf(stderr, "bench: --steps, --batch, --n and --d must be at least 1\n");
+        exit(2);
     }
-    double seconds = median(times, (size_t)o->steps), flop = step_flop(o), ceiling = sgemm_rate(context);
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    printf("step  dim %ld depth %ld patch %ld, 2 x %ld + %ld x %ld, batch %ld, %d threads, %s%s\n", o->dim, o->depth,
-           o->patch, o->image, o->locals, o->local, o->batch, sd_context_threads(context),
-           sd_precision_name(o->precision), o->memory ? ", activations recomputed" : "");
-    printf("  %.1f ms a step (median of %ld, fastest %.1f), %.2f images/s, loss %.4f\n", 1e3 * seconds, o->steps,
-           1e3 * times[0], (double)o->batch / seconds, metrics.loss);
-    printf("  %.1f GFLOP a step, %.1f GFLOP/s = %.1f%% of sgemm (%.1f GFLOP/s)\n", flop * 1e-9, flop / seconds * 1e-9,
-           100.0 * flop / seconds * 1e-9 / ceiling, ceiling);
-    printf("  memory foretold %.1f MiB, peak of the process %.1f MiB\n", (double)planned / 1048576.0,
-           (double)usage.ru_maxrss / 1024.0);
-    if (json != NULL)
-        fprintf(
-            json,
-            "{\"mode\": \"step\", \"precision\": \"%s\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"local\": %ld, "
-            "\"locals\": "
-            "%ld, \"batch\": %ld, \"threads\": %d, \"seconds\": %.6f, \"images_per_second\": %.4f, \"gflops\": %.3f, "
-            "\"sgemm_gflops\": %.3f, \"share\": %.4f, \"planned_bytes\": %zu, \"blas_kernel\": \"%s\"}\n",
-            sd_precision_name(o->precision), o->dim, o->depth, o->patch, o->image, o->local, o->locals, o->batch,
-            sd_context_threads(context), seconds,
-            (double)o->batch / seconds, flop / seconds * 1e-9, ceiling, flop / seconds * 1e-9 / ceiling, planned,
-            sd_blas_kernel());
-    free(times);
-    free(pixels);
-    sd_pretrainer_destroy(trainer);
 }
 
-/* ---- the coding rate ----------------------------------------------------------------------- */
+/* ---- results ------------------------------------------------------------------------------- */
 
-static void bench_coding_rate(const options *o, sd_context *context, FILE *json) {
-    size_t n = (size_t)o->n, d = (size_t)o->d;
-    float *z = malloc(n * d * sizeof *z), *grad = malloc(n * d * sizeof *grad);
-    sd_random random;
-    sd_random_init(&random, 1, 0, 0);
-    for (size_t i = 0; i < n * d; i++)
-        z[i] = (float)sd_random_normal(&random);
-    check(sd_normalize_rows(z, n, d, d, NULL), "normalize");
-    sd_coding_rate_plan *plan;
-    check(sd_coding_rate_plan_create(context, n, d, &plan), "plan");
-    double rate, times[201];
-    size_t count = 0;
-    for (double start = now(); count < 201 && (count < 5 || now() - start < 3.0); count++) {
-        double begin = now();
-        check(sd_coding_rate_plan_run(plan, z, n, d, d, 0.05, &rate, grad, d), "coding rate");
-        times[count] = now() - begin;
+figures figures_of(const options *o, sd_context *context, double *times, size_t count, double flop) {
+    figures f = {.flop = flop, .peak_mib = peak_mib()};
+    f.seconds = median(times, count);
+    f.fastest = times[0];
+    if (flop > 0.0 && !o->no_sgemm)
+        f.sgemm = sgemm_rate(context);
+    return f;
+}
+
+void print_rate(const figures *f) {
+    double rate = f->flop / f->seconds * 1e-9;
+    printf("%.4g GFLOP, %.1f GFLOP/s", f->flop * 1e-9, rate);
+    if (f->sgemm > 0.0)
+        printf(" = %.1f%% of sgemm (%.1f)", 100.0 * rate / f->sgemm, f->sgemm);
+    printf("\n");
+}
+
+void write_json(FILE *json, const options *o, sd_context *context, const char *mode, const figures *f,
+                const char *extra) {
+    if (json == NULL)
+        return;
+    fprintf(json, "{\"mode\": \"%s\", \"precision\": \"%s\"", mode, sd_precision_name(o->precision));
+    for (size_t k = 0; k < sizeof NUMBERS / sizeof *NUMBERS; k++) {
+        long value = *(const long *)((const char *)o + NUMBERS[k].offset);
+        fprintf(json, ", \"");
+        for (const char *c = NUMBERS[k].name + 2; *c != '\0'; c++)
+            fputc(*c == '-' ? '_' : *c, json);
+        /* all threads, where the option leaves it open */
+        fprintf(json, "\": %ld", strcmp(NUMBERS[k].name, "--threads") == 0 ? sd_context_threads(context) : value);
     }
-    double seconds = median(times, count);
-    printf("coding rate and gradient, n %zu, d %zu, float, BLAS with %d threads: %.3f ms (median of %zu), R = %.6f\n",
-           n, d, sd_blas_thread_count(), 1e3 * seconds, count, rate);
+    fprintf(json, ", \"ms\": %.6f, \"ms_fastest\": %.6f, \"gflop\": %.6f, \"gflops\": %.3f, \"peak_rss_mib\": %.1f",
+            1e3 * f->seconds, 1e3 * f->fastest, f->flop * 1e-9, f->flop / f->seconds * 1e-9, f->peak_mib);
+    if (f->sgemm > 0.0)
+        fprintf(json, ", \"sgemm_gflops\": %.3f", f->sgemm);
+    fprintf(json, ", \"blas_kernel\": \"%s\"%s}\n", sd_blas_kernel(), extra);
+}
+
+static void info(FILE *json) {
+    int has_bf16 = sd_precision_check(SD_PRECISION_BF16) == SD_OK;
+    const char *why = has_bf16 ? "" : sd_last_error();
+    printf("libsimdino %s; bf16 %s%s\n", sd_version_string(),
+           has_bf16 ? sd_bf16_level_name(sd_bf16_detect()) : "no: ", why);
     if (json != NULL)
-        fprintf(json, "{\"mode\": \"coding-rate\", \"n\": %zu, \"d\": %zu, \"seconds\": %.9f, \"blas_threads\": %d}\n",
-                n, d, seconds, sd_blas_thread_count());
-    sd_coding_rate_plan_destroy(plan);
-    free(grad);
-    free(z);
+        fprintf(json,
+                "{\"mode\": \"info\", \"version\": \"%s\", \"blas\": \"%s\", \"blas_kernel\": \"%s\", \"products\": "
+                "\"%s\", \"cpu_level\": \"%s\", \"bf16\": \"%s\", \"no_bf16\": \"%s\", \"advice\": \"%s\"}\n",
+                sd_version_string(), sd_blas_name(), sd_blas_kernel(), sd_gemm_of(SD_PRECISION_FP32, NULL).name,
+                sd_cpu_level_name(sd_cpu_detect()), has_bf16 ? sd_bf16_level_name(sd_bf16_detect()) : "", why,
+                sd_blas_advice());
 }
 
 int main(int argc, char **argv) {
-    options o = {.dim = 384, .depth = 12, .heads = 0, .patch = 16, .image = 224, .local = 96, .locals = 10, .batch = 8,
-                 .steps = 5, .n = 512, .d = 256, .head_hidden = 2048, .head_dim = 256, .width = 500, .height = 375};
+    options o = {.dim = 384,
+                 .depth = 12,
+                 .patch = 16,
+                 .image = 224,
+                 .local = 96,
+                 .locals = 10,
+                 .batch = 8,
+                 .steps = 5,
+                 .n = 512,
+                 .d = 256,
+                 .head_hidden = 2048,
+                 .head_dim = 256,
+                 .width = 500,
+                 .height = 375};
     const char *mode = argc > 1 && argv[1][0] != '-' ? argv[1] : "step";
     int skip = argc > 1 && argv[1][0] != '-' ? 2 : 1;
     if (strcmp(mode, "advice") == 0) { /* the kernel set that OPENBLAS_CORETYPE should name, or nothing */
@@ -246,16 +246,19 @@ int main(int argc, char **argv) {
         return 0;
     }
     parse(&o, argc - skip, argv + skip);
-    if (o.heads == 0)
-        o.heads = o.dim >= 64 ? o.dim / 64 : 1;
     sd_context_config config;
     sd_context_config_init(&config);
     config.threads = (int32_t)o.threads;
     config.blas_threads = SD_BLAS_THREADS_ONE;
     sd_context *context;
     check(sd_context_create(&config, &context), "context");
-    printf("BLAS %s, kernel %s; products by %s; own loops %s\n", sd_blas_name(), sd_blas_kernel(), sd_gemm_of(SD_PRECISION_FP32, NULL).name, sd_cpu_level_name(sd_cpu_detect()));
+    printf("BLAS %s, kernel %s; products by %s; own loops %s\n", sd_blas_name(), sd_blas_kernel(), sd_gemm_of(SD_PRECISION_FP32, NULL).name,
+           sd_cpu_level_name(sd_cpu_detect()));
     FILE *json = o.json != NULL ? fopen(o.json, "a") : NULL;
+    if (o.json != NULL && json == NULL) {
+        fprintf(stderr, "bench: cannot write %s\n", o.json);
+        return 1;
+    }
     if (strcmp(mode, "step") == 0) {
         bench_step(&o, context, json);
     } else if (strcmp(mode, "embed") == 0) {
@@ -266,8 +269,13 @@ int main(int argc, char **argv) {
         bench_augment(&o, context, json);
     } else if (strcmp(mode, "coding-rate") == 0) {
         bench_coding_rate(&o, context, json);
+    } else if (strcmp(mode, "peak") == 0) {
+        bench_peak(&o, context, json);
+    } else if (strcmp(mode, "info") == 0) {
+        info(json);
     } else {
-        fprintf(stderr, "bench: unknown mode %s (step, embed, augment, products, coding-rate)\n", mode);
+        fprintf(stderr, "bench: unknown mode %s (step, embed, augment, products, coding-rate, peak, info, advice)\n",
+                mode);
         return 2;
     }
     if (json != NULL)

@@ -1,20 +1,11 @@
 /* Embedding: 8-bit images of the network's size in memory to class tokens, the preparation of the pixels included. The
- * last block is computed for the class token alone; GFLOP/s counts the whole network all the same, as a user compares. */
+ * last block is computed for the class token alone; GFLOP/s counts the whole network all the same, as users do. */
 #include "bench.h"
 
-#include "base/system.h"
-
 #include <stdlib.h>
-#include <sys/resource.h>
-
-static double peak_bytes(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return 1024.0 * (double)usage.ru_maxrss;
-}
 
 void bench_embed(const options *o, sd_context *context, FILE *json) {
-    double before = peak_bytes();
+    double before = peak_mib();
     sd_model_config shape;
     sd_model_config_init(&shape);
     shape.image_size = (int32_t)o->image;
@@ -34,12 +25,10 @@ void bench_embed(const options *o, sd_context *context, FILE *json) {
     check(sd_embedder_create(context, model, &config, &embedder), "embedder");
 
     size_t count = (size_t)o->batch, bytes = (size_t)(o->image * o->image * 3), dim = sd_embedder_dim(embedder);
-    unsigned char *pixels = malloc(count * bytes);
-    sd_image *images = malloc(count * sizeof *images);
-    float *out = malloc(count * dim * sizeof *out);
-    double *times = calloc((size_t)o->steps, sizeof *times);
-    if (pixels == NULL || images == NULL || out == NULL || times == NULL)
-        exit(1);
+    unsigned char *pixels = take(count, bytes);
+    sd_image *images = take(count, sizeof *images);
+    float *out = take(count * dim, sizeof *out);
+    double *times = take((size_t)o->steps, sizeof *times);
     sd_random random;
     sd_random_init(&random, 1, 0, 0);
     for (size_t i = 0; i < count * bytes; i++)
@@ -51,28 +40,26 @@ void bench_embed(const options *o, sd_context *context, FILE *json) {
                                .channels = 3,
                                .pixel_type = SD_PIXEL_U8};
     check(sd_embed_images(embedder, images, count, out, dim), "embed");
-    double peak = peak_bytes() - before;
+    double grown = peak_mib() - before;
     for (long i = 0; i < o->steps; i++) {
         double begin = now();
         check(sd_embed_images(embedder, images, count, out, dim), "embed");
         times[i] = now() - begin;
     }
-    double seconds = median(times, (size_t)o->steps);
-    double rate = vit_flop(o, (double)o->image) * (double)o->batch / seconds * 1e-9, ceiling = sgemm_rate(context);
-    double weights = 4.0 * (double)sd_model_parameter_count(model);
-    printf("embed dim %ld depth %ld patch %ld, %ld x %ld pixels, batch %ld, %d threads, %s\n", o->dim, o->depth, o->patch,
-           o->image, o->image, o->batch, sd_context_threads(context), sd_precision_name(o->precision));
-    printf("  %.2f ms a batch (median of %ld, fastest %.2f), %.2f images/s, %.1f GFLOP/s = %.1f%% of sgemm (%.1f)\n",
-           1e3 * seconds, o->steps, 1e3 * times[0], (double)o->batch / seconds, rate, 100.0 * rate / ceiling, ceiling);
-    printf("  the process grew by %.1f MiB, of which weights %.1f MiB\n", peak / 1048576.0, weights / 1048576.0);
-    if (json != NULL)
-        fprintf(json,
-                "{\"mode\": \"embed\", \"precision\": \"%s\", \"dim\": %ld, \"depth\": %ld, \"patch\": %ld, \"image\": %ld, \"batch\": %ld, "
-                "\"threads\": %d, \"seconds\": %.6f, \"images_per_second\": %.4f, \"gflops\": %.3f, \"sgemm_gflops\": "
-                "%.3f, \"share\": %.4f, \"grown_bytes\": %.0f, \"weights_bytes\": %.0f, \"blas_kernel\": \"%s\"}\n",
-                sd_precision_name(o->precision), o->dim, o->depth, o->patch, o->image, o->batch,
-                sd_context_threads(context), seconds,
-                (double)o->batch / seconds, rate, ceiling, rate / ceiling, peak, weights, sd_blas_kernel());
+    figures f = figures_of(o, context, times, (size_t)o->steps, vit_flop(o, (double)o->image) * (double)o->batch);
+    size_t parameters = sd_model_parameter_count(model);
+    double weights = 4.0 * (double)parameters / 1048576.0;
+    printf("embed dim %ld depth %ld patch %ld, %ld x %ld pixels, batch %ld, %d threads, %s\n", o->dim, o->depth,
+           o->patch, o->image, o->image, o->batch, sd_context_threads(context), sd_precision_name(o->precision));
+    printf("  %.2f ms a batch (median of %ld, fastest %.2f), %.2f images/s\n  ", 1e3 * f.seconds, o->steps,
+           1e3 * f.fastest, (double)o->batch / f.seconds);
+    print_rate(&f);
+    printf("  the process grew by %.1f MiB, of which weights %.1f MiB\n", grown, weights);
+    char extra[160];
+    snprintf(extra, sizeof extra,
+             ", \"images_per_second\": %.4f, \"grown_mib\": %.1f, \"weights_mib\": %.1f, \"parameters\": %zu",
+             (double)o->batch / f.seconds, grown, weights, parameters);
+    write_json(json, o, context, "embed", &f, extra);
     free(times);
     free(out);
     free(images);
