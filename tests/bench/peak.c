@@ -57,7 +57,7 @@ __attribute__((target("avx512f"))) static void fp32_avx512(long rounds) {
 }
 #undef MULTIPLY_ADD
 
-#if defined(SD_HAVE_BF16_KERNELS)
+#if defined(SD_HAVE_PACKED_KERNELS)
 #define MULTIPLY_ADD(a, b, c) _mm512_dpbf16_ps(a, b, c)
 __attribute__((target("avx512f,avx512bw,avx512bf16"))) static void bf16_avx512(long rounds) {
     typedef __m512 sum;
@@ -153,7 +153,7 @@ void bench_peak(const options *o, sd_context *context, FILE *json) {
     const peak_kernel fp32 = fp32_kernel();
     double one = rate_of(context, &fp32, 1, o->steps), all = rate_of(context, &fp32, threads, o->steps), one_bf16 = 0.0,
            all_bf16 = 0.0;
-#if defined(__x86_64__) && defined(SD_HAVE_BF16_KERNELS)
+#if defined(__x86_64__) && defined(SD_HAVE_PACKED_KERNELS)
     if (sd_bf16_detect() > SD_BF16_EMULATED) { /* which is told for CPUs with AVX512_BF16 only */
         const peak_kernel bf16 = {"AVX512_BF16", bf16_avx512, 16 * 32 * 2};
         one_bf16 = rate_of(context, &bf16, 1, o->steps);
