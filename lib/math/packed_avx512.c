@@ -27,7 +27,7 @@
 #define A_BYTES ((size_t)320 * 1024)
 #define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
 #define UNIT_BYTES sizeof(uint32_t)
-#define ROWS_AT_ONCE ((size_t)8) /* of a factor whose columns are packed: they stay in the first cache */
+#define FETCHED_ROWS ((size_t)8) /* of columns that are packed, at once: they stay in the first cache */
 
 #define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1, 3)
 
@@ -92,7 +92,8 @@ TARGET static inline __m512i units_of_row(factors kind, const float *row, size_t
 }
 
 /* Rows of k floats, ld apart, as rows of units, `stride` apart; units up to the next multiple of 16 are written. */
-TARGET static void pack_rows(factors kind, const float *x, size_t ld, size_t rows, size_t k, uint32_t *out, size_t stride) {
+TARGET static void pack_rows(factors kind, const float *x, size_t ld, size_t rows, size_t k, uint32_t *out,
+                             size_t stride) {
     const size_t units = sd_size_ceil(k, per_unit(kind));
     for (size_t r = 0; r < rows; r++)
         for (size_t u = 0; u < units; u += 16)
@@ -116,9 +117,9 @@ TARGET static inline __m512i units_of_columns(factors kind, const float *row, co
 TARGET static inline __attribute__((always_inline)) void pack_columns(factors kind, const float *x, size_t ld, size_t k,
                                                                       size_t columns, size_t width, uint32_t *out) {
     const size_t each = per_unit(kind), units = sd_size_ceil(k, each);
-    for (size_t u0 = 0; u0 < units; u0 += ROWS_AT_ONCE)
+    for (size_t u0 = 0; u0 < units; u0 += FETCHED_ROWS)
         for (size_t j = 0; j < columns; j += width)
-            for (size_t u = u0; u < units && u < u0 + ROWS_AT_ONCE; u++) {
+            for (size_t u = u0; u < units && u < u0 + FETCHED_ROWS; u++) {
                 const float *row = x + u * each * ld + j;
                 const float *next = kind == BF16_PAIRS && 2 * u + 1 < k ? row + ld : NULL;
                 uint32_t *to = out + j * units + u * width;

@@ -20,8 +20,8 @@
 /* What one head of all images of a chunk takes part in: rows of an image lie `heads` rows of D apart. */
 typedef struct class_chunk {
     const sd_branch *branch;
-    size_t first, images;              /* kept images */
-    size_t rows, compact;              /* their token rows */
+    size_t first, images; /* kept images */
+    size_t rows, compact; /* their token rows */
     const float *query_weight, *key_weight, *value_weight, *bias;
 } class_chunk;
 
@@ -81,8 +81,7 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
     sd_multiply(work->gemm, false, true, c.images, d, d, 1.0f, tail->normal1 + c.first * d, d, c.query_weight, d, 0.0f,
                 query, d);
     a->kernels->add_bias(query, c.images, d, d, c.bias);
-    heads_to_rows(g, c.images, query, c.key_weight, tail->mixers + c.first * sides * heads * d,
-                  sides * heads * d);
+    heads_to_rows(g, c.images, query, c.key_weight, tail->mixers + c.first * sides * heads * d, sides * heads * d);
     float scale = 1.0f / __builtin_sqrtf((float)(d / heads));
     for (size_t s = chunk->first; s < chunk->last; s++) {
         if (!sd_branch_keeps(c.branch, s))
@@ -90,11 +89,10 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
         const float *normal = work->normal + (c.branch->row_before[s] - c.compact) * d;
         size_t tokens = sd_image_tokens(a, s), stride = sd_padded_row(tokens), image = c.branch->image_before[s];
         float *p = tail->probabilities + tail->probability_start[s] + (sides - 1) * heads * stride;
-        sd_sgemm(false, true, heads, tokens, d, scale, tail->mixers + image * sides * heads * d, d,
-                    normal, d, 0.0f, p, stride);
+        sd_sgemm(false, true, heads, tokens, d, scale, tail->mixers + image * sides * heads * d, d, normal, d, 0.0f, p,
+                 stride);
         a->kernels->softmax(p, heads, tokens, stride);
-        sd_sgemm(false, false, heads, d, tokens, 1.0f, p, stride, normal, d, 0.0f,
-                    tail->mixed + image * heads * d, d);
+        sd_sgemm(false, false, heads, d, tokens, 1.0f, p, stride, normal, d, 0.0f, tail->mixed + image * heads * d, d);
     }
     rows_to_heads(g, c.images, tail->mixed + c.first * heads * d, c.value_weight, attention);
     a->kernels->add_bias(attention, c.images, d, d, c.bias + 2 * d);
@@ -132,11 +130,10 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
         float *ds = tail->probabilities + tail->probability_start[s], *p = ds + heads * stride;
         sd_sgemm(false, true, heads, tokens, d, 1.0f, mixer + heads * d, d, normal, d, 0.0f, ds, stride);
         a->kernels->softmax_backward(p, ds, heads, tokens, stride, scale);
-        sd_sgemm(false, false, heads, d, tokens, 1.0f, ds, stride, normal, d, 0.0f,
-                    tail->dmixers + image * heads * d, d);
+        sd_sgemm(false, false, heads, d, tokens, 1.0f, ds, stride, normal, d, 0.0f, tail->dmixers + image * heads * d,
+                 d);
         /* [ds; p]' [u; dm] */
-        sd_sgemm(true, false, tokens, d, 2 * heads, 1.0f, ds, stride, mixer, d, 0.0f,
-                    work->branch + row * d, d);
+        sd_sgemm(true, false, tokens, d, 2 * heads, 1.0f, ds, stride, mixer, d, 0.0f, work->branch + row * d, d);
     }
     rows_to_heads(g, c.images, tail->dmixers + c.first * heads * d, c.key_weight, dquery);
     a->kernels->column_sum(dquery, c.images, d, d, partial + sums.qkv_bias);
