@@ -215,9 +215,10 @@ static size_t even_part(size_t n, size_t most, size_t unit) {
     return sd_size_ceil(sd_size_ceil(n, parts), unit) * unit;
 }
 
-TARGET static inline __attribute__((always_inline)) void product(factors kind, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
-                                  size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc,
-                                  void *scratch) {
+TARGET static inline __attribute__((always_inline)) void product(factors kind, bool ta, bool tb, size_t m, size_t n,
+                                                                 size_t k, float alpha, const float *a, size_t lda,
+                                                                 const float *b, size_t ldb, float beta, float *c,
+                                                                 size_t ldc, void *scratch) {
     tile_function *tile = kind == BF16_PAIRS ? tile_pairs : tile_floats;
     uint32_t *left = scratch, *right = left + A_BYTES / UNIT_BYTES;
     const size_t each = per_unit(kind), units_at_once = even_part(sd_size_ceil(k, each), UNITS, 16);
