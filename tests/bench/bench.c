@@ -252,8 +252,8 @@ int main(int argc, char **argv) {
     config.blas_threads = SD_BLAS_THREADS_ONE;
     sd_context *context;
     check(sd_context_create(&config, &context), "context");
-    printf("BLAS %s, kernel %s; products by %s; own loops %s\n", sd_blas_name(), sd_blas_kernel(), sd_gemm_of(SD_PRECISION_FP32, NULL).name,
-           sd_cpu_level_name(sd_cpu_detect()));
+    printf("BLAS %s, kernel %s; products by %s; own loops %s\n", sd_blas_name(), sd_blas_kernel(),
+           sd_gemm_of(SD_PRECISION_FP32, NULL).name, sd_cpu_level_name(sd_cpu_detect()));
     FILE *json = o.json != NULL ? fopen(o.json, "a") : NULL;
     if (o.json != NULL && json == NULL) {
         fprintf(stderr, "bench: cannot write %s\n", o.json);
@@ -265,6 +265,8 @@ int main(int argc, char **argv) {
         bench_embed(&o, context, json);
     } else if (strcmp(mode, "products") == 0) {
         bench_products(&o, json);
+    } else if (strcmp(mode, "layers") == 0) {
+        bench_layers(&o, json);
     } else if (strcmp(mode, "augment") == 0) {
         bench_augment(&o, context, json);
     } else if (strcmp(mode, "coding-rate") == 0) {
@@ -274,7 +276,7 @@ int main(int argc, char **argv) {
     } else if (strcmp(mode, "info") == 0) {
         info(json);
     } else {
-        fprintf(stderr, "bench: unknown mode %s (step, embed, augment, products, coding-rate, peak, info, advice)\n",
+        fprintf(stderr, "bench: unknown mode %s (step, layers, embed, augment, products, coding-rate, peak, info, advice)\n",
                 mode);
         return 2;
     }

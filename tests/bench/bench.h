@@ -49,6 +49,7 @@ void bench_embed(const options *o, sd_context *context, FILE *json);
 void bench_coding_rate(const options *o, sd_context *context, FILE *json);
 void bench_augment(const options *o, sd_context *context, FILE *json);
 void bench_products(const options *o, FILE *json);
+void bench_layers(const options *o, FILE *json);
 void bench_peak(const options *o, sd_context *context, FILE *json);
 
 #endif

@@ -1,0 +1,238 @@
+/* Where a step's time goes: the parts of one transformer block on one thread, forward and backward, each with the
+ * GFLOP/s of its matrix products and the GB/s of the memory that it cannot do without. Rows are those of a chunk (images
+ * of one size, as a pass groups them). Several chunks in turn, more than the caches hold, as in a step. */
+#include "bench.h"
+
+#include "base/system.h"
+#include "math/kernels.h"
+#include "math/math.h"
+#include "nn/nn.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNKS 4
+#define CHUNK_ROWS 400
+
+typedef struct chunk {
+    float *x, *normal, *qkv, *attention, *branch, *middle, *hidden, *gelu, *mean, *rstd;
+    float *dx, *dhidden, *dqkv, *dbranch;
+} chunk;
+
+typedef struct block {
+    const sd_kernels *kernels;
+    sd_gemm gemm;
+    size_t d, f, heads, tokens, images, rows;
+    float *qkv_weight, *proj_weight, *fc1_weight, *fc2_weight, *vector; /* vector: of any bias or norm, F zeros */
+    float *gradient, *sums, *work;
+    chunk chunks[CHUNKS];
+} block;
+
+static float *random_floats(size_t count, uint64_t seed) {
+    float *x = take(count, sizeof *x);
+    sd_random random;
+    sd_random_init(&random, seed, 0, 0);
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)(0.1 * (2.0 * sd_random_uniform(&random) - 1.0));
+    return x;
+}
+
+/* ---- the parts --------------------------------------------------------------------------------- */
+
+static void forward_product(const block *b, const float *x, size_t in, const float *weight, size_t out, float *y) {
+    sd_multiply(&b->gemm, false, true, b->rows, out, in, 1.0f, x, in, weight, in, 0.0f, y, out);
+}
+
+static void backward_product(const block *b, const float *dy, size_t out, const float *weight, size_t in, float *dx) {
+    sd_multiply(&b->gemm, false, false, b->rows, in, out, 1.0f, dy, out, weight, in, 0.0f, dx, in);
+}
+
+static void weight_product(const block *b, const float *dy, size_t out, const float *x, size_t in) {
+    sd_multiply(&b->gemm, true, false, out, in, b->rows, 1.0f, dy, out, x, in, 1.0f, b->gradient, in);
+}
+
+static void norm(block *b, chunk *c) {
+    b->kernels->layer_norm(c->x, b->rows, b->d, b->vector, b->vector, c->normal, c->mean, c->rstd);
+}
+
+static void qkv(block *b, chunk *c) {
+    forward_product(b, c->normal, b->d, b->qkv_weight, 3 * b->d, c->qkv);
+    b->kernels->add_bias(c->qkv, b->rows, 3 * b->d, 3 * b->d, b->vector);
+}
+
+static void attention(block *b, chunk *c) {
+    for (size_t i = 0; i < b->images; i++)
+        sd_attention_forward(b->kernels, &b->gemm, c->qkv + i * b->tokens * 3 * b->d, b->tokens, b->d, b->heads,
+                             c->attention + i * b->tokens * b->d, b->work);
+}
+
+static void projection(block *b, chunk *c) {
+    forward_product(b, c->attention, b->d, b->proj_weight, b->d, c->branch);
+    b->kernels->residual(c->middle, c->x, c->branch, b->rows, b->d, b->vector, NULL, 1.0f);
+}
+
+static void fc1(block *b, chunk *c) { forward_product(b, c->normal, b->d, b->fc1_weight, b->f, c->hidden); }
+
+static void gelu(block *b, chunk *c) {
+    b->kernels->bias_gelu(c->hidden, b->rows, b->f, b->f, b->vector, c->gelu, b->f);
+}
+
+static void fc2(block *b, chunk *c) {
+    forward_product(b, c->gelu, b->f, b->fc2_weight, b->d, c->branch);
+    b->kernels->residual(c->x, c->middle, c->branch, b->rows, b->d, b->vector, NULL, 1.0f);
+}
+
+static void fc2_backward(block *b, chunk *c) { backward_product(b, c->dx, b->d, b->fc2_weight, b->f, c->dhidden); }
+
+static void gelu_backward(block *b, chunk *c) {
+    b->kernels->gelu_backward(c->hidden, c->dhidden, b->rows, b->f, b->f, c->gelu, b->sums);
+}
+
+static void fc1_backward(block *b, chunk *c) {
+    backward_product(b, c->dhidden, b->f, b->fc1_weight, b->d, c->dbranch);
+}
+
+static void norm_backward(block *b, chunk *c) {
+    b->kernels->layer_norm_backward(c->dbranch, c->x, c->mean, c->rstd, b->rows, b->d, b->vector, b->vector, c->dx,
+                                    b->sums, b->sums + b->d, c->normal);
+}
+
+static void projection_backward(block *b, chunk *c) {
+    backward_product(b, c->dx, b->d, b->proj_weight, b->d, c->dbranch);
+}
+
+static void attention_backward(block *b, chunk *c) {
+    for (size_t i = 0; i < b->images; i++)
+        sd_attention_backward(b->kernels, &b->gemm, c->qkv + i * b->tokens * 3 * b->d,
+                              c->dbranch + i * b->tokens * b->d, b->tokens, b->d, b->heads,
+                              c->dqkv + i * b->tokens * 3 * b->d, b->work);
+}
+
+static void qkv_backward(block *b, chunk *c) {
+    b->kernels->column_sum(c->dqkv, b->rows, 3 * b->d, 3 * b->d, b->sums);
+    backward_product(b, c->dqkv, 3 * b->d, b->qkv_weight, b->d, c->dbranch);
+}
+
+static void weights(block *b, chunk *c) {
+    weight_product(b, c->dqkv, 3 * b->d, c->normal, b->d);
+    weight_product(b, c->dx, b->d, c->attention, b->d);
+    weight_product(b, c->dhidden, b->f, c->normal, b->d);
+    weight_product(b, c->dx, b->d, c->gelu, b->f);
+}
+
+/* In the order of a step. flop and floats (read and written, weights not counted): of one row, in units of D; linear in
+ * D, or in the tokens of an image. */
+typedef struct part {
+    const char *name;
+    void (*run)(block *, chunk *);
+    double flop_d, flop_tokens, floats;
+} part;
+
+static const part parts[] = {
+    {"norm (two of them)", norm, 0, 0, 2},
+    {"queries, keys, values", qkv, 6, 0, 4},
+    {"attention", attention, 0, 4, 4},
+    {"projection, residual", projection, 2, 0, 3},
+    {"fc1", fc1, 8, 0, 5},
+    {"bias, GELU", gelu, 0, 0, 12},
+    {"fc2, residual", fc2, 8, 0, 6},
+    {"fc2 backward", fc2_backward, 8, 0, 5},
+    {"GELU backward", gelu_backward, 0, 0, 16},
+    {"fc1 backward", fc1_backward, 8, 0, 5},
+    {"norm backward (two)", norm_backward, 0, 0, 5},
+    {"projection backward", projection_backward, 2, 0, 2},
+    {"attention backward", attention_backward, 0, 10, 7},
+    {"qkv backward", qkv_backward, 6, 0, 4},
+    {"gradients of weights", weights, 24, 0, 16},
+};
+enum { PARTS = sizeof parts / sizeof *parts };
+
+/* ---- the bench --------------------------------------------------------------------------------- */
+
+static block make_block(const options *o) {
+    block b = {.kernels = sd_kernels_get(), .d = (size_t)o->dim, .f = 4 * (size_t)o->dim};
+    b.heads = (size_t)(o->heads > 0 ? o->heads : o->dim / 64 > 0 ? o->dim / 64 : 1);
+    size_t side = (size_t)(o->image / o->patch), d = b.d, f = b.f;
+    b.tokens = side * side + 1;
+    b.images = sd_size_max(CHUNK_ROWS / b.tokens, 1);
+    b.rows = b.images * b.tokens;
+    size_t scratch = sd_gemm_scratch(o->precision);
+    b.gemm = sd_gemm_of(o->precision, scratch > 0 ? sd_allocate(NULL, scratch, 1) : NULL);
+    b.qkv_weight = random_floats(3 * d * d, 1);
+    b.proj_weight = random_floats(d * d, 2);
+    b.fc1_weight = random_floats(d * f, 3);
+    b.fc2_weight = random_floats(d * f, 4);
+    b.vector = take(f, sizeof(float));
+    b.gradient = take(d * f, sizeof(float));
+    b.sums = take(f, sizeof(float));
+    b.work = take(sd_attention_work(b.tokens), sizeof(float));
+    for (size_t i = 0; i < CHUNKS; i++) {
+        chunk *c = &b.chunks[i];
+        const struct {
+            float **place;
+            size_t width;
+        } rows[] = {{&c->x, d},         {&c->normal, d},  {&c->qkv, 3 * d}, {&c->attention, d}, {&c->branch, d},
+                    {&c->middle, d},    {&c->hidden, f},  {&c->gelu, f},    {&c->mean, 1},      {&c->rstd, 1},
+                    {&c->dx, d},        {&c->dhidden, f}, {&c->dqkv, 3 * d}, {&c->dbranch, d}};
+        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+            *rows[r].place = random_floats(b.rows * rows[r].width, 10 + i * 20 + r);
+    }
+    return b;
+}
+
+static void drop_block(block *b) {
+    sd_release(NULL, b->gemm.scratch);
+    float *owned[] = {b->qkv_weight, b->proj_weight, b->fc1_weight, b->fc2_weight, b->vector, b->gradient, b->sums, b->work};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        free(owned[i]);
+    for (size_t i = 0; i < CHUNKS; i++) {
+        chunk *c = &b->chunks[i];
+        float *rows[] = {c->x,    c->normal, c->qkv,  c->attention, c->branch, c->middle,  c->hidden,
+                         c->gelu, c->mean,   c->rstd, c->dx,        c->dhidden, c->dqkv,   c->dbranch};
+        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+            free(rows[r]);
+    }
+}
+
+void bench_layers(const options *o, FILE *json) {
+    check(sd_precision_check(o->precision), "precision");
+    block b = make_block(o);
+    size_t steps = (size_t)o->steps * CHUNKS;
+    double *times[PARTS], medians[PARTS], total = 0.0;
+    for (size_t p = 0; p < PARTS; p++)
+        times[p] = take(steps, sizeof(double));
+    /* chunk after chunk passes all parts, as in a step; the first round is not counted */
+    for (size_t i = 0; i < steps + CHUNKS; i++)
+        for (size_t p = 0; p < PARTS; p++) {
+            double begin = now();
+            parts[p].run(&b, &b.chunks[i % CHUNKS]);
+            if (i >= CHUNKS)
+                times[p][i - CHUNKS] = now() - begin;
+        }
+    for (size_t p = 0; p < PARTS; p++) {
+        medians[p] = median(times[p], steps);
+        if (strncmp(parts[p].name, "norm", 4) == 0)
+            medians[p] *= 2.0;
+        total += medians[p];
+    }
+    printf("layers: dim %zu, %zu images of %zu tokens, one thread, %s (%s)\n", b.d, b.images, b.tokens,
+           o->precision == SD_PRECISION_BF16 ? "bf16" : "fp32", b.gemm.name);
+    printf("  %-22s %9s %7s %8s %7s %9s %7s\n", "part", "ms", "share", "GFLOP", "MB", "GFLOP/s", "GB/s");
+    for (size_t p = 0; p < PARTS; p++) {
+        double twice = strncmp(parts[p].name, "norm", 4) == 0 ? 2.0 : 1.0;
+        double rows = (double)b.rows, d = (double)b.d;
+        double flop = rows * d * (parts[p].flop_d * d + parts[p].flop_tokens * (double)b.tokens);
+        double bytes = twice * 4.0 * rows * d * parts[p].floats;
+        printf("  %-22s %9.3f %6.1f%% %8.3f %7.1f %9.1f %7.1f\n", parts[p].name, 1e3 * medians[p],
+               100.0 * medians[p] / total, 1e-9 * flop, 1e-6 * bytes, 1e-9 * flop / medians[p], 1e-9 * bytes / medians[p]);
+        if (json != NULL)
+            fprintf(json,
+                    "{\"mode\": \"layers\", \"dim\": %zu, \"tokens\": %zu, \"rows\": %zu, \"precision\": \"%s\", \"part\": "
+                    "\"%s\", \"ms\": %.6f, \"gflop\": %.6f, \"mb\": %.3f}\n",
+                    b.d, b.tokens, b.rows, o->precision == SD_PRECISION_BF16 ? "bf16" : "fp32", parts[p].name,
+                    1e3 * medians[p], 1e-9 * flop, 1e-6 * bytes);
+        free(times[p]);
+    }
+    printf("  %-22s %9.3f\n", "a block of one chunk", 1e3 * total);
+    drop_block(&b);
+}
