@@ -55,12 +55,6 @@ static bool packed_products(void) {
 #endif
 }
 
-static void own_sgemm(const sd_dense *own, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
-                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
-    _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
-    own->sgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
-}
-
 void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b,
               size_t ldb, float beta, float *c, size_t ldc) {
 #if defined(SD_HAVE_ONEDNN)
@@ -69,7 +63,8 @@ void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const
 #endif
     const sd_dense *own = own_products();
     if (own != NULL && k > 0) {
-        own_sgemm(own, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        _Alignas(SD_ALIGNMENT) char scratch[OWN_SCRATCH];
+        own->sgemm(ta, tb, SD_DENSE_ALL, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, sizeof scratch);
         return;
     }
     cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
@@ -96,7 +91,7 @@ static void multiply_fp32(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_
     sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL, "blas"};
+const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL, "sgemm"};
 
 /* Without an inner dimension only beta C is left, in which nothing is rounded. */
 #define MULTIPLY_PACKED(how)                                                                                           \

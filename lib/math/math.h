@@ -29,7 +29,7 @@ struct sd_gemm {
     void (*multiply)(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
     void *scratch;
-    const char *name; /* of what multiplies */
+    const char *name; /* of what multiplies; of sd_gemm_fp32 "sgemm", whatever sd_gemm_name() says */
 };
 /* scratch: sd_gemm_scratch(precision) bytes for this thread alone, SD_ALIGNMENT-aligned; NULL where that is 0. */
 sd_gemm sd_gemm_of(int32_t precision, void *scratch);

@@ -117,16 +117,16 @@ static void place_block(arena *space, const sd_geometry *g, size_t rows, bool wi
 
 /* probabilities: the sum of all images' padded tokens. */
 static void place_tail(arena *space, const sd_geometry *g, size_t images, size_t patches, size_t probabilities,
-                       bool class_only, bool training, sd_tail *tail) {
-    size_t d = g->dim, rows = images + patches;
-    tail->mixer_sides = training ? 2 : 1;
+                       bool class_only, sd_activation_mode mode, sd_tail *tail) {
+    size_t d = g->dim, rows = images + patches, mixers = sd_mixer_sides(mode) * g->heads;
+    bool training = mode != SD_ACTIVATIONS_INFERENCE;
     if (class_only) {
         float **rows_of_d[] = {&tail->query, &tail->normal1, &tail->attention, &tail->x, &tail->middle, &tail->normal2};
         for (size_t i = 0; i < sizeof rows_of_d / sizeof *rows_of_d; i++)
             *rows_of_d[i] = place_floats(space, images, d);
-        tail->mixers = place_floats(space, images * tail->mixer_sides * g->heads, d);
+        tail->mixers = place_floats(space, images * mixers, d);
         tail->mixed = place_floats(space, images * g->heads, d);
-        tail->probabilities = place_floats(space, probabilities, tail->mixer_sides * g->heads);
+        tail->probabilities = place_floats(space, probabilities, mixers);
         tail->mean2 = place_floats(space, images, 1);
         tail->rstd2 = place_floats(space, images, 1);
         tail->hidden = place_floats(space, images, g->hidden_in);
@@ -235,7 +235,7 @@ static void place_all(sd_activations *a, arena *space) {
             scaled->dfc2_bias = place_floats(space, 1, d);
         }
     }
-    place_tail(space, g, a->max_images, a->max_patches, probabilities, class_only, training, &a->tail);
+    place_tail(space, g, a->max_images, a->max_patches, probabilities, class_only, a->mode, &a->tail);
     for (size_t thread = 0; thread < a->threads; thread++) {
         sd_thread_work unused;
         sd_thread_work *work = a->thread_work != NULL ? &a->thread_work[thread] : &unused;

@@ -71,7 +71,7 @@ void sd_branch_norm_backward(const sd_activations *a, const sd_branch *branch, c
         size_t row = a->image_row[s] - start, from = branch->row_before[s] - compact;
         a->kernels->layer_norm_backward(dy + from * d, x + row * d, mean + from, rstd + from,
                                         a->image_row[end] - a->image_row[s], d, weight, bias, dx + row * d, dweight,
-                                        dbias, y + from * d);
+                                        dbias, y == NULL ? NULL : y + from * d);
     }
 }
 

@@ -62,7 +62,7 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
     const sd_layout *l = &model->layout;
     const sd_geometry *g = &a->geometry;
     const sd_tail *tail = &a->tail;
-    size_t block = g->depth - 1, d = g->dim, heads = g->heads, sides = tail->mixer_sides;
+    size_t block = g->depth - 1, d = g->dim, heads = g->heads, sides = sd_mixer_sides(a->mode);
     sd_thread_work *work = &a->thread_work[thread];
     sd_block_store store = sd_chunk_store(a, block, chunk, thread, true);
     const class_chunk c = chunk_of(model, a, chunk);
@@ -149,5 +149,5 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
         }
     sd_branch_norm_backward(a, c.branch, chunk, work->branch, store.x, store.mean1, store.rstd1,
                             SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), dx, partial + sums.norm1_weight,
-                            partial + sums.norm1_bias, normal1);
+                            partial + sums.norm1_bias, NULL);
 }

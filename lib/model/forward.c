@@ -88,7 +88,7 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
                 a->chunks[a->chunk_count++] =
                     (sd_chunk){a->images, a->images + sd_size_min(per_chunk, groups[i].count - s)};
             a->tail.probability_start[a->images] = probability;
-            probability += a->tail.mixer_sides * g->heads * sd_padded_row(tokens);
+            probability += sd_mixer_sides(a->mode) * g->heads * sd_padded_row(tokens);
             a->image_row[a->images++] = a->rows;
             a->rows += tokens;
         }

@@ -126,8 +126,7 @@ typedef struct sd_scaled_weights {
 typedef struct sd_tail {
     /* class-token-only last block */
     float *query, *normal1, *attention;                 /* S x D */
-    size_t mixer_sides;                                 /* B: 1, 2 for training */
-    float *mixers;                                      /* S x B H x D: u of each head, then dm (class_block.c) */
+    float *mixers;                                      /* S x B H x D (B: sd_mixer_sides): u of each head, then dm */
     float *mixed, *dmixers;                             /* S x H x D: m, du */
     float *probabilities;                               /* of each image B H x padded tokens: ds, then p */
     size_t *probability_start;                          /* [S+1] */
@@ -206,6 +205,9 @@ struct sd_activations {
     atomic_bool cancelled;
 };
 
+/* Rows of D for each head of the class tokens (class_block.c): 1, and one more for the backward pass. */
+static inline size_t sd_mixer_sides(sd_activation_mode mode) { return mode == SD_ACTIVATIONS_INFERENCE ? 1 : 2; }
+
 static inline size_t sd_group_of(const sd_activations *a, size_t image) {
     size_t group = 0;
     while (image >= a->group_first[group + 1])
@@ -277,7 +279,7 @@ const float *sd_normalized_qkv(const sd_model *model, const sd_activations *a, s
 /* y = norm(x) for the images that the branch keeps; x in rows of the chunk, y, mean and rstd compact. */
 void sd_branch_norm(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
                     const float *weight, const float *bias, float *y, float *mean, float *rstd);
-/* dx += the gradient through the branch's norm; y receives the norm's output again. */
+/* dx += the gradient through the branch's norm; y, if not NULL, receives the norm's output again. */
 void sd_branch_norm_backward(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *dy,
                              const float *x, const float *mean, const float *rstd, const float *weight,
                              const float *bias, float *dx, float *dweight, float *dbias, float *y);

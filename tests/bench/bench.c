@@ -51,6 +51,15 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+float *random_floats(size_t count, uint64_t seed) {
+    float *x = take(count, sizeof *x);
+    sd_random random;
+    sd_random_init(&random, seed, 0, 0);
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)(2.0 * sd_random_uniform(&random) - 1.0);
+    return x;
+}
+
 double median(double *values, size_t count) {
     qsort(values, count, sizeof *values, by_value);
     return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);

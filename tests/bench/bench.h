@@ -26,6 +26,8 @@ double now(void);
 void check(sd_status status, const char *what);
 /* calloc that ends the program when there is no memory. */
 void *take(size_t count, size_t size);
+/* Between -1 and 1; the caller frees them. */
+float *random_floats(size_t count, uint64_t seed);
 /* The middle of the values, which are sorted by it. */
 double median(double *values, size_t count);
 /* Median, least and peak memory; then the sgemm rate, unless --no-sgemm. */

@@ -9,7 +9,6 @@
 #include "nn/nn.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #define CHUNKS 4
 #define CHUNK_ROWS 400
@@ -27,15 +26,6 @@ typedef struct block {
     float *gradient, *sums, *work;
     chunk chunks[CHUNKS];
 } block;
-
-static float *random_floats(size_t count, uint64_t seed) {
-    float *x = take(count, sizeof *x);
-    sd_random random;
-    sd_random_init(&random, seed, 0, 0);
-    for (size_t i = 0; i < count; i++)
-        x[i] = (float)(0.1 * (2.0 * sd_random_uniform(&random) - 1.0));
-    return x;
-}
 
 /* ---- the parts --------------------------------------------------------------------------------- */
 
@@ -120,30 +110,30 @@ static void weights(block *b, chunk *c) {
     weight_product(b, c->dx, b->d, c->gelu, b->f);
 }
 
-/* In the order of a step. flop and floats (read and written, weights not counted): of one row, in units of D; linear in
- * D, or in the tokens of an image. */
+/* In the order of a step. times: how often in a block. flop and floats (read and written, weights not counted): of one row,
+ * in units of D; linear in D, or in the tokens of an image. */
 typedef struct part {
     const char *name;
     void (*run)(block *, chunk *);
-    double flop_d, flop_tokens, floats;
+    double times, flop_d, flop_tokens, floats;
 } part;
 
 static const part parts[] = {
-    {"norm (two of them)", norm, 0, 0, 2},
-    {"queries, keys, values", qkv, 6, 0, 4},
-    {"attention", attention, 0, 4, 4},
-    {"projection, residual", projection, 2, 0, 3},
-    {"fc1", fc1, 8, 0, 5},
-    {"bias, GELU", gelu, 0, 0, 12},
-    {"fc2, residual", fc2, 8, 0, 6},
-    {"fc2 backward", fc2_backward, 8, 0, 5},
-    {"GELU backward", gelu_backward, 0, 0, 16},
-    {"fc1 backward", fc1_backward, 8, 0, 5},
-    {"norm backward (two)", norm_backward, 0, 0, 5},
-    {"projection backward", projection_backward, 2, 0, 2},
-    {"attention backward", attention_backward, 0, 10, 7},
-    {"qkv backward", qkv_backward, 6, 0, 4},
-    {"gradients of weights", weights, 24, 0, 16},
+    {"norm (two of them)", norm, 2, 0, 0, 2},
+    {"queries, keys, values", qkv, 1, 6, 0, 4},
+    {"attention", attention, 1, 0, 4, 4},
+    {"projection, residual", projection, 1, 2, 0, 3},
+    {"fc1", fc1, 1, 8, 0, 5},
+    {"bias, GELU", gelu, 1, 0, 0, 12},
+    {"fc2, residual", fc2, 1, 8, 0, 6},
+    {"fc2 backward", fc2_backward, 1, 8, 0, 5},
+    {"GELU backward", gelu_backward, 1, 0, 0, 16},
+    {"fc1 backward", fc1_backward, 1, 8, 0, 5},
+    {"norm backward (two)", norm_backward, 2, 0, 0, 5},
+    {"projection backward", projection_backward, 1, 2, 0, 2},
+    {"attention backward", attention_backward, 1, 0, 10, 7},
+    {"qkv backward", qkv_backward, 1, 6, 0, 4},
+    {"gradients of weights", weights, 1, 24, 0, 16},
 };
 enum { PARTS = sizeof parts / sizeof *parts };
 
@@ -210,19 +200,16 @@ void bench_layers(const options *o, FILE *json) {
                 times[p][i - CHUNKS] = now() - begin;
         }
     for (size_t p = 0; p < PARTS; p++) {
-        medians[p] = median(times[p], steps);
-        if (strncmp(parts[p].name, "norm", 4) == 0)
-            medians[p] *= 2.0;
+        medians[p] = parts[p].times * median(times[p], steps);
         total += medians[p];
     }
     printf("layers: dim %zu, %zu images of %zu tokens, one thread, %s (%s)\n", b.d, b.images, b.tokens,
            o->precision == SD_PRECISION_BF16 ? "bf16" : "fp32", b.gemm.name);
     printf("  %-22s %9s %7s %8s %7s %9s %7s\n", "part", "ms", "share", "GFLOP", "MB", "GFLOP/s", "GB/s");
     for (size_t p = 0; p < PARTS; p++) {
-        double twice = strncmp(parts[p].name, "norm", 4) == 0 ? 2.0 : 1.0;
         double rows = (double)b.rows, d = (double)b.d;
         double flop = rows * d * (parts[p].flop_d * d + parts[p].flop_tokens * (double)b.tokens);
-        double bytes = twice * 4.0 * rows * d * parts[p].floats;
+        double bytes = parts[p].times * 4.0 * rows * d * parts[p].floats;
         printf("  %-22s %9.3f %6.1f%% %8.3f %7.1f %9.1f %7.1f\n", parts[p].name, 1e3 * medians[p],
                100.0 * medians[p] / total, 1e-9 * flop, 1e-6 * bytes, 1e-9 * flop / medians[p], 1e-9 * bytes / medians[p]);
         if (json != NULL)

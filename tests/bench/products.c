@@ -19,17 +19,6 @@ static double thread_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static float *random_floats(size_t count, uint64_t seed) {
-    float *x = malloc(count * sizeof *x);
-    if (x == NULL)
-        exit(1);
-    sd_random random;
-    sd_random_init(&random, seed, 0, 0);
-    for (size_t i = 0; i < count; i++)
-        x[i] = (float)(2.0 * sd_random_uniform(&random) - 1.0);
-    return x;
-}
-
 /* One product: 0 forward Y = X W', 1 backward dX = dY W, 2 weights dW = dY' X. */
 static void multiply(const sd_gemm *gemm, int which, const product_shape *s, const float *x, const float *w,
                      const float *y, float *out) {

@@ -71,6 +71,17 @@ def test_growth(folder):
     assert out.count("|---------:|") == 2, out
 
 
+def test_layers(folder):
+    file = Path(folder) / "layers.json"
+    subprocess.run([BENCH, "layers", "--dim", "32", "--image", "32", "--steps", "1", "--json", file], check=True,
+                   stdout=subprocess.DEVNULL)
+    parts = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(parts) == 15 and all(p["ms"] > 0.0 and p["mb"] > 0.0 for p in parts), parts
+    # forward: 24 D^2 and 4 T D for each of the rows; backward twice that, and the scores again
+    d, t, rows = (parts[0][k] for k in ("dim", "tokens", "rows"))
+    assert abs(sum(p["gflop"] for p in parts) - 1e-9 * rows * (72 * d * d + 14 * t * d)) < 2e-5, parts
+
+
 def test_a_missing_peer_is_said_once(folder):
     out, figures = driver(folder, "--only", "coding-rate,step", **fake_peer(folder))
     assert set(figures["machine"]["missing"]) == {"torch_peer.py", "ort_peer.py"}, figures["machine"]
@@ -80,8 +91,9 @@ def test_a_missing_peer_is_said_once(folder):
 
 
 def test_peers_say_that_packages_are_missing(folder):
-    for program, mode in (("torch_peer.py", "step"), ("torch_peer.py", "versions"), ("ort_peer.py", "embed")):
-        done = run(HERE / "peers" / program, mode, **fake_peer(tempfile.mkdtemp(dir=folder)))
+    for program, *arguments in (("torch_peer.py", "step"), ("torch_peer.py", "versions"), ("ort_peer.py", "embed"),
+                                ("torch_pretrain.py", "--data", folder)):
+        done = run(HERE / "peers" / program, *arguments, **fake_peer(tempfile.mkdtemp(dir=folder)))
         assert done.returncode == 77 and "not installed" in done.stdout, (program, done.returncode, done.stdout)
 
 
