@@ -34,8 +34,8 @@ static void round_piece(bool transposed, const float *x, size_t ld, size_t row, 
                 rounded(transposed ? x[(column + j) * ld + row + i] : x[(row + i) * ld + column + j]);
 }
 
-void sd_packed_bf16_emulated(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
-                              const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
+static void product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
+                    const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
     float *left = scratch, *right = left + PIECE * PIECE;
     for (size_t j = 0; j < n; j += PIECE)
         for (size_t l = 0; l < k; l += PIECE) {
@@ -49,3 +49,5 @@ void sd_packed_bf16_emulated(bool ta, bool tb, size_t m, size_t n, size_t k, flo
             }
         }
 }
+
+const sd_packed sd_packed_bf16_emulated = {.product = product, .per_unit = 1};

@@ -91,33 +91,28 @@ static void multiply_fp32(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_
     sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-const sd_gemm sd_gemm_fp32 = {multiply_fp32, NULL, "sgemm"};
+const sd_gemm sd_gemm_fp32 = {.multiply = multiply_fp32, .name = "sgemm"};
 
 /* Without an inner dimension only beta C is left, in which nothing is rounded. */
-#define MULTIPLY_PACKED(how)                                                                                           \
-    static void multiply_##how(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,      \
-                               const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,           \
-                               size_t ldc) {                                                                           \
-        if (k > 0)                                                                                                     \
-            sd_packed_##how(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, gemm->scratch);                      \
-        else                                                                                                           \
-            sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);                                            \
-    }
-
-MULTIPLY_PACKED(bf16_emulated)
-#if defined(SD_HAVE_PACKED_KERNELS)
-MULTIPLY_PACKED(float)
-MULTIPLY_PACKED(bf16_fma)
-MULTIPLY_PACKED(bf16_dot)
-#endif
+static void multiply_packed(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
+                            const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
+    if (k > 0)
+        gemm->packed->product(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, gemm->scratch);
+    else
+        sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
 
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
 /* Piece by piece, such that the rounded factors of one fit into the scratch. Scaled products (the scores of attention)
  * are small, and not worth their rounding beforehand. */
 static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
                             const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
-    if (k == 0 || alpha != 1.0f || (beta != 0.0f && beta != 1.0f)) {
-        multiply_bf16_dot(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (k == 0) {
+        sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
+    if (alpha != 1.0f || (beta != 0.0f && beta != 1.0f)) {
+        sd_packed_bf16_dot.product(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, gemm->scratch);
         return;
     }
     for (size_t l = 0; l < k; l += SD_ONEDNN_DEPTH)
@@ -131,7 +126,8 @@ static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, siz
                 float *out = c + i * ldc + j;
                 if (!sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, scale != 0.0f, out, ldc,
                                     gemm->scratch))
-                    multiply_bf16_dot(gemm, ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, scale, out, ldc);
+                    sd_packed_bf16_dot.product(ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, scale, out, ldc,
+                                               gemm->scratch);
             }
 }
 #endif
@@ -140,21 +136,21 @@ sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
     if (precision != SD_PRECISION_BF16) {
 #if defined(SD_HAVE_PACKED_KERNELS)
         if (packed_products())
-            return (sd_gemm){multiply_float, scratch, "packed avx512"};
+            return (sd_gemm){multiply_packed, scratch, "packed avx512", &sd_packed_float};
 #endif
-        return (sd_gemm){multiply_fp32, NULL, sd_gemm_name()};
+        return (sd_gemm){.multiply = multiply_fp32, .name = sd_gemm_name()};
     }
 #if defined(SD_HAVE_PACKED_KERNELS)
     sd_bf16_level level = sd_bf16_detect();
 #if defined(SD_HAVE_ONEDNN)
     if (level == SD_BF16_ONEDNN)
-        return (sd_gemm){multiply_onednn, scratch, sd_bf16_level_name(level)};
+        return (sd_gemm){multiply_onednn, scratch, sd_bf16_level_name(level), NULL};
 #endif
     if (level == SD_BF16_DOT || level == SD_BF16_FMA)
-        return (sd_gemm){level == SD_BF16_DOT ? multiply_bf16_dot : multiply_bf16_fma, scratch,
-                         sd_bf16_level_name(level)};
+        return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(level),
+                         level == SD_BF16_DOT ? &sd_packed_bf16_dot : &sd_packed_bf16_fma};
 #endif
-    return (sd_gemm){multiply_bf16_emulated, scratch, sd_bf16_level_name(SD_BF16_EMULATED)};
+    return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(SD_BF16_EMULATED), &sd_packed_bf16_emulated};
 }
 
 size_t sd_gemm_scratch(int32_t precision) {
@@ -170,3 +166,26 @@ size_t sd_gemm_scratch(int32_t precision) {
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
 _Static_assert(SD_ONEDNN_SCRATCH >= SD_PACKED_SCRATCH, "the own product can stand in for a refused one");
 #endif
+
+/* ---- factors of many products -------------------------------------------------------------- */
+
+size_t sd_factor_bytes(const sd_gemm *gemm, size_t n, size_t k) {
+    return gemm->packed == NULL || gemm->packed->pack == NULL ? 0 : sd_packed_bytes(gemm->packed, n, k);
+}
+
+void sd_factor_pack(const sd_gemm *gemm, const sd_factor *factor, size_t first_column, size_t count) {
+    gemm->packed->pack(factor->tb, factor->n, factor->k, factor->b, factor->ldb, first_column / SD_FACTOR_COLUMNS,
+                       sd_size_ceil(count, SD_FACTOR_COLUMNS), factor->packed);
+}
+
+void sd_multiply_factor(const sd_gemm *gemm, size_t m, const float *a, size_t lda, const sd_factor *factor,
+                        size_t first_column, size_t columns, float *c, size_t ldc) {
+    if (factor->packed != NULL)
+        gemm->packed->multiply(m, factor->n, factor->k, a, lda, factor->packed, first_column, columns, c, ldc,
+                               gemm->scratch);
+    else
+        sd_multiply(gemm, false, factor->tb, m, columns, factor->k, 1.0f, a, lda,
+                    factor->b + (factor->tb ? first_column * factor->ldb : first_column), factor->ldb, 0.0f, c, ldc);
+}
+
+_Static_assert(SD_FACTOR_COLUMNS == SD_PACKED_COLUMNS, "factors are packed in panels");

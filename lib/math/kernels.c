@@ -28,10 +28,8 @@ static inline int32_t bits_of_float(float value) {
 
 /* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln 2 / 2, and e^r = 1 + r + r^2 P(r), P the minimax polynomial of
  * degree 4 (relative error 3e-9 before rounding). Below -87 the result is that of -87 (1.6e-38), above 88 that of 88. */
-static inline float exp_kernel(float x) {
+static inline float exp_between(float x) {
     const float round_shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
     float shifted = x * 1.44269504f + round_shift;
     float k = shifted - round_shift;
     float r = x - k * 0.693145752f;  /* the upper bits of ln 2: exact product */
@@ -46,12 +44,22 @@ static inline float exp_kernel(float x) {
     return float_from_bits((int32_t)((uint32_t)bits_of_float(p) + ((uint32_t)bits_of_float(shifted) << 23)));
 }
 
+static inline float exp_kernel(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    return exp_between(x > 88.0f ? 88.0f : x);
+}
+
+/* The same for x <= 0. The bound is -87, read where the compiler cannot see it: it would compute the exponential of the bound
+ * beforehand and choose among results, which takes more instructions. */
+static const volatile float lowest_exponent = -87.0f;
+static inline float exp_nonpositive(float x, float lowest) { return exp_between(x < lowest ? lowest : x); }
+
 /* Normal distribution. With t = |x| and w = 1/(1 + 0.265 t): upper tail Phi(-t) = e^(-t^2/2) Q(w), Q a minimax
  * polynomial of degree 9 (relative error 1.2e-8 before rounding for t <= 14), so that both tails keep their relative
  * accuracy. `density` receives e^(-x^2/2). */
-static inline float normal_distribution(float x, float *density) {
+static inline float normal_distribution(float x, float lowest, float *density) {
     float t = fabsf(x);
-    float e = exp_kernel(-0.5f * x * x);
+    float e = exp_nonpositive(-0.5f * x * x, lowest);
     float w = 1.0f / (1.0f + 0.265f * t);
     float q = 3.082082877e-2f;
     q = q * w - 1.442284892e-1f;
@@ -171,12 +179,13 @@ static void bias_gelu(float *restrict h, size_t rows, size_t n, size_t ld, const
         add_bias(h, rows, n, ld, bias);
         return;
     }
+    const float lowest = lowest_exponent;
     for (size_t i = 0; i < rows; i++, h += ld, g += ldg) {
         SD_SIMD
         for (size_t j = 0; j < n; j++) {
             float density, x = h[j] + bias[j];
             h[j] = x;
-            g[j] = x * normal_distribution(x, &density);
+            g[j] = x * normal_distribution(x, lowest, &density);
         }
     }
 }
@@ -184,11 +193,12 @@ static void bias_gelu(float *restrict h, size_t rows, size_t n, size_t ld, const
 /* gelu'(x) = Phi(x) + x phi(x). */
 static void gelu_backward(const float *restrict h, float *restrict d, size_t rows, size_t n, size_t ld,
                           float *restrict g, float *restrict dbias) {
+    const float lowest = lowest_exponent;
     for (size_t i = 0; i < rows; i++, h += ld, d += ld) {
         if (g == NULL) {
             SD_SIMD
             for (size_t j = 0; j < n; j++) {
-                float density, phi = normal_distribution(h[j], &density);
+                float density, phi = normal_distribution(h[j], lowest, &density);
                 d[j] *= phi + h[j] * (SD_INVERSE_SQRT_2PI * density);
                 dbias[j] += d[j];
             }
@@ -196,7 +206,7 @@ static void gelu_backward(const float *restrict h, float *restrict d, size_t row
         }
         SD_SIMD
         for (size_t j = 0; j < n; j++) {
-            float density, phi = normal_distribution(h[j], &density);
+            float density, phi = normal_distribution(h[j], lowest, &density);
             g[j] = h[j] * phi;
             d[j] *= phi + h[j] * (SD_INVERSE_SQRT_2PI * density);
             dbias[j] += d[j];
@@ -234,42 +244,79 @@ static void column_sum(const float *restrict y, size_t rows, size_t n, size_t ld
     }
 }
 
-/* The padding is filled with very small logits, whose exponentials (1e-38) vanish in the sum. */
-static void softmax_row(float *restrict s, size_t n, size_t padded) {
-    for (size_t j = n; j < padded; j++)
-        s[j] = -1e30f;
+/* A row of attention is short, and its sum a chain of additions, each of which waits for the one before. Rows are taken some
+ * at a time, step by step, so that the CPU has other rows' chains meanwhile. */
+#define ROWS_AT_ONCE 8
+
+static inline void scale_row(float *restrict x, size_t n, float factor) {
+    SD_SIMD
+    for (size_t j = 0; j < n; j++)
+        x[j] *= factor;
+}
+
+static inline float largest_of(const float *restrict s, size_t n) {
     float largest = -FLT_MAX;
 #pragma omp simd reduction(max : largest)
-    for (size_t j = 0; j < padded; j++)
+    for (size_t j = 0; j < n; j++)
         largest = s[j] > largest ? s[j] : largest;
+    return largest;
+}
+
+/* s becomes e^(s - largest), whose sum is returned. */
+static inline float exponentials(float *restrict s, size_t n, float largest, float lowest) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (size_t j = 0; j < padded; j++) {
-        s[j] = exp_kernel(s[j] - largest);
+    for (size_t j = 0; j < n; j++) {
+        s[j] = exp_nonpositive(s[j] - largest, lowest);
         sum += s[j];
     }
-    float inverse = 1.0f / sum;
-    SD_SIMD
-    for (size_t j = 0; j < padded; j++)
-        s[j] *= inverse;
+    return sum;
 }
 
 static void softmax(float *restrict s, size_t rows, size_t n, size_t ld) {
-    size_t padded = sd_padded_row(n);
-    for (size_t i = 0; i < rows; i++)
-        softmax_row(s + i * ld, n, padded);
+    const size_t padded = sd_padded_row(n);
+    const float lowest = lowest_exponent;
+    for (; rows > 0; s += ROWS_AT_ONCE * ld) {
+        const size_t here = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
+        float largest[ROWS_AT_ONCE], inverse[ROWS_AT_ONCE];
+        /* the padding is filled with very small logits, whose exponentials (1e-38) vanish in the sum */
+        for (size_t i = 0; i < here; i++)
+            for (size_t j = n; j < padded; j++)
+                s[i * ld + j] = -1e30f;
+        for (size_t i = 0; i < here; i++)
+            largest[i] = largest_of(s + i * ld, padded);
+        for (size_t i = 0; i < here; i++)
+            inverse[i] = 1.0f / exponentials(s + i * ld, padded, largest[i], lowest);
+        for (size_t i = 0; i < here; i++)
+            scale_row(s + i * ld, padded, inverse[i]);
+        rows -= here;
+    }
+}
+
+static inline float dot_of(const float *restrict x, const float *restrict y, size_t n) {
+    float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+    for (size_t j = 0; j < n; j++)
+        dot += x[j] * y[j];
+    return dot;
 }
 
 static void softmax_backward(const float *restrict p, float *restrict dp, size_t rows, size_t n, size_t ld,
                              float scale) {
-    for (size_t i = 0; i < rows; i++, p += ld, dp += ld) {
-        float dot = 0.0f;
-#pragma omp simd reduction(+ : dot)
-        for (size_t j = 0; j < n; j++)
-            dot += p[j] * dp[j];
-        SD_SIMD
-        for (size_t j = 0; j < n; j++)
-            dp[j] = scale * p[j] * (dp[j] - dot);
+    for (; rows > 0; p += ROWS_AT_ONCE * ld, dp += ROWS_AT_ONCE * ld) {
+        const size_t here = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
+        float dot[ROWS_AT_ONCE];
+        for (size_t i = 0; i < here; i++)
+            dot[i] = dot_of(p + i * ld, dp + i * ld, n);
+        for (size_t i = 0; i < here; i++) {
+            const float *restrict from = p + i * ld;
+            const float d = dot[i];
+            float *restrict to = dp + i * ld;
+            SD_SIMD
+            for (size_t j = 0; j < n; j++)
+                to[j] = scale * from[j] * (to[j] - d);
+        }
+        rows -= here;
     }
 }
 

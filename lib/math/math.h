@@ -30,6 +30,7 @@ struct sd_gemm {
                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
     void *scratch;
     const char *name; /* of what multiplies; of sd_gemm_fp32 "sgemm", whatever sd_gemm_name() says */
+    const struct sd_packed *packed; /* the products of packed.h that multiply; NULL: others do */
 };
 /* scratch: sd_gemm_scratch(precision) bytes for this thread alone, SD_ALIGNMENT-aligned; NULL where that is 0. */
 sd_gemm sd_gemm_of(int32_t precision, void *scratch);
@@ -42,6 +43,30 @@ static inline void sd_multiply(const sd_gemm *gemm, bool ta, bool tb, size_t m, 
                                const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
                                size_t ldc) {
     gemm->multiply(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+/* The right factor op(B), k x n, of products that differ in their left one: packed once for all of them where the way to
+ * multiply has use for that. */
+typedef struct sd_factor {
+    bool tb;
+    size_t n, k;
+    const float *b;
+    size_t ldb;
+    void *packed; /* sd_factor_bytes, SD_ALIGNMENT-aligned; NULL: not packed */
+} sd_factor;
+/* Memory for the packed form; 0 where there is none. */
+size_t sd_factor_bytes(const sd_gemm *gemm, size_t n, size_t k);
+/* Packs `count` columns from first_column on, multiples of SD_FACTOR_COLUMNS but for the last; into memory that it does not
+ * share with other columns. */
+#define SD_FACTOR_COLUMNS 32
+void sd_factor_pack(const sd_gemm *gemm, const sd_factor *factor, size_t first_column, size_t count);
+/* C[m x columns] = A op(B) for the columns of B from first_column on, a multiple of SD_FACTOR_COLUMNS. The same to the last
+ * bit whether the factor is packed or not. */
+void sd_multiply_factor(const sd_gemm *gemm, size_t m, const float *a, size_t lda, const sd_factor *factor,
+                        size_t first_column, size_t columns, float *c, size_t ldc);
+/* All columns, and rows without gaps. */
+static inline void sd_multiply_rows(const sd_gemm *gemm, size_t rows, const float *a, const sd_factor *factor, float *c) {
+    sd_multiply_factor(gemm, rows, a, factor->k, factor, 0, factor->n, c, factor->n);
 }
 
 /* ---- factorisations (lapack.c) ------------------------------------------------------------- */

@@ -15,12 +15,34 @@
 typedef void sd_packed_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
                                const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch);
 
+/* A right factor op(B), k x n, that is packed once for many products: in panels of SD_PACKED_COLUMNS columns, of which
+ * `pack` writes some, so that threads can share the work. Memory: sd_packed_bytes, SD_ALIGNMENT-aligned. */
+#define SD_PACKED_COLUMNS ((size_t)32)
+typedef void sd_packed_pack(bool tb, size_t n, size_t k, const float *b, size_t ldb, size_t first_panel, size_t panels,
+                            void *packed);
+/* C = A op(B) for `columns` columns of B from first_column on, a multiple of SD_PACKED_COLUMNS; c is that of the first one.
+ * To the last bit what sd_packed_product gives. */
+typedef void sd_packed_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,
+                                size_t first_column, size_t columns, float *c, size_t ldc, void *scratch);
+
+/* A way to multiply. */
+typedef struct sd_packed {
+    sd_packed_product *product;
+    sd_packed_pack *pack;         /* NULL: nothing can be packed beforehand */
+    sd_packed_multiply *multiply;
+    size_t per_unit;              /* numbers along the inner dimension in a unit of 4 bytes */
+} sd_packed;
+
+static inline size_t sd_packed_bytes(const sd_packed *packed, size_t n, size_t k) {
+    return sd_size_ceil(n, SD_PACKED_COLUMNS) * SD_PACKED_COLUMNS * sd_size_ceil(k, packed->per_unit) * sizeof(uint32_t);
+}
+
 #if defined(SD_HAVE_PACKED_KERNELS) /* for CPUs of which sd_cpu_has_packed_products() */
-sd_packed_product sd_packed_float;
-sd_packed_product sd_packed_bf16_dot; /* by VDPBF16PS */
-sd_packed_product sd_packed_bf16_fma; /* by FMA in float */
+extern const sd_packed sd_packed_float;
+extern const sd_packed sd_packed_bf16_dot; /* by VDPBF16PS */
+extern const sd_packed sd_packed_bf16_fma; /* by FMA in float */
 #endif
 /* The same roundings on any CPU, and then products by sd_sgemm: for tests. */
-sd_packed_product sd_packed_bf16_emulated;
+extern const sd_packed sd_packed_bf16_emulated;
 
 #endif

@@ -7,11 +7,13 @@
  *
  * Packed factors are units of 32 bits: a pair or a float. With `units` of a slice of the inner dimension:
  *   B        panels of 32 columns, each [units][32]
- *   A        rows of units, `stride` apart; or, where op(A) is transposed, panels of 16 rows, each [units][16], as they
- *            come out of memory
- * A slice of A stays in the second cache while B comes by panel by panel, each of which stays in the first cache for all
- * rows of the slice: each factor is packed once, as long as the rows fit. What is needed next is fetched meanwhile, for
- * these products are parts of something larger and find little of their factors in a cache. */
+ *   A        rows of units, `stride` apart: floats as they lie in memory, bfloat16 packed. Where op(A) is transposed,
+ *            panels of 16 rows, each [units][16], as they come out of memory
+ * A slice of A stays in the second cache while B comes by panel by panel, each of which is read by all rows of the slice:
+ * each factor is packed once, as long as the rows fit. What is needed next is fetched meanwhile, for these products are
+ * parts of something larger and find little of their factors in a cache.
+ *
+ * A B that was packed beforehand holds slice after slice, of each all panels. */
 #include "math/packed.h"
 
 #if defined(SD_HAVE_PACKED_KERNELS)
@@ -23,15 +25,19 @@
 
 #define ROWS 8
 #define COLUMNS 32
-#define UNITS ((size_t)192)
-#define A_BYTES ((size_t)320 * 1024)
+/* Of a slice, at most. Long ones read and write C less often; short ones, where A is transposed (gradients of weights: C has
+ * as many rows as A's slice), leave room for more rows, so that B is packed less often. */
+#define UNITS ((size_t)384)
+#define UNITS_TRANSPOSED ((size_t)128)
+#define A_BYTES ((size_t)384 * 1024)
 #define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
-#define UNIT_BYTES sizeof(uint32_t)
+#define UNIT_BYTES sizeof(unit)
 #define FETCHED_ROWS ((size_t)8) /* of columns that are packed, at once: they stay in the first cache */
 
-#define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1, 3)
+/* Whatever lies in memory is read as units. */
+typedef uint32_t __attribute__((may_alias)) unit;
 
-#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1, 3)
 
 typedef enum factors { FLOATS, BF16_FLOATS, BF16_PAIRS } factors;
 
@@ -40,29 +46,36 @@ static inline size_t per_unit(factors kind) { return kind == BF16_PAIRS ? 2 : 1;
 
 _Static_assert(UNITS * UNIT_BYTES * COLUMNS <= B_BYTES && UNITS * UNIT_BYTES * 16 <= A_BYTES,
                "a panel of each fits into the scratch");
-
-/* ---- one tile ------------------------------------------------------------------------------ */
-
-/* C = alpha A B + beta C for up to 8 x 32 numbers. a: unit u of row r at a[row[r] + u*step]. */
-typedef void tile_function(size_t units, const uint32_t *a, const size_t row[ROWS], size_t step, const uint32_t *b,
-                           float alpha, float beta, float *c, size_t ldc, size_t rows, size_t columns);
-
-#define NAME tile_pairs
-#define FACTORS __m512bh
-#define FACTOR(x) ((__m512bh)(x))
-#define ADD_PRODUCT(sum, x, y) _mm512_dpbf16_ps(sum, x, y)
-#include "math/packed_tile.h"
-
-#define NAME tile_floats
-#define FACTORS __m512
-#define FACTOR(x) _mm512_castsi512_ps(x)
-#define ADD_PRODUCT(sum, x, y) _mm512_fmadd_ps(x, y, sum)
-#include "math/packed_tile.h"
-
-/* ---- packing ------------------------------------------------------------------------------- */
+_Static_assert(COLUMNS == SD_PACKED_COLUMNS, "panels are as the header says");
 
 /* The first `count` of 16. */
 static inline __mmask16 first_of(size_t count) { return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1u); }
+
+/* ---- one tile ------------------------------------------------------------------------------ */
+
+/* C = alpha A B + beta C for up to 8 x 32 numbers. Unit u of row r of A is at a[r*stride + u*step]. */
+typedef void tile_function(size_t units, const unit *a, size_t stride, size_t step, const unit *b, float alpha, float beta,
+                           float *c, size_t ldc, size_t rows, size_t columns);
+/* The same with rows of A whose units are neighbours, and alpha = 1. B comes out of memory, as a part of something large that is
+ * passed once: `next` is fetched meanwhile, next_step bytes for every UNITS_OF_FETCH units. Fetched at once, many lines would
+ * hold up the loads of the sums. */
+#define UNITS_OF_FETCH 4 /* the tiles count them out */
+typedef void stream_function(size_t units, const unit *a, size_t stride, const unit *b, float beta, float *c, size_t ldc,
+                             size_t rows, size_t columns, const char *next, size_t next_step);
+
+#define WAY_NAME pairs
+#define FACTORS __m512bh
+#define FACTOR(x) ((__m512bh)(x))
+#define ADD_PRODUCT(sum, x, y) _mm512_dpbf16_ps(sum, x, y)
+#include "math/packed_tiles.h"
+
+#define WAY_NAME floats
+#define FACTORS __m512
+#define FACTOR(x) _mm512_castsi512_ps(x)
+#define ADD_PRODUCT(sum, x, y) _mm512_fmadd_ps(x, y, sum)
+#include "math/packed_tiles.h"
+
+/* ---- packing ------------------------------------------------------------------------------- */
 
 /* 16 floats as units of a float each. */
 TARGET static inline __m512i units_of_floats(factors kind, __m512 x) {
@@ -92,7 +105,7 @@ TARGET static inline __m512i units_of_row(factors kind, const float *row, size_t
 }
 
 /* Rows of k floats, ld apart, as rows of units, `stride` apart; units up to the next multiple of 16 are written. */
-TARGET static void pack_rows(factors kind, const float *x, size_t ld, size_t rows, size_t k, uint32_t *out,
+TARGET static void pack_rows(factors kind, const float *x, size_t ld, size_t rows, size_t k, unit *out,
                              size_t stride) {
     const size_t units = sd_size_ceil(k, per_unit(kind));
     for (size_t r = 0; r < rows; r++)
@@ -115,14 +128,14 @@ TARGET static inline __m512i units_of_columns(factors kind, const float *row, co
 /* k rows of X, ld apart, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
  * as memory likes it. Columns up to the end of the last panel become 0. */
 TARGET static inline __attribute__((always_inline)) void pack_columns(factors kind, const float *x, size_t ld, size_t k,
-                                                                      size_t columns, size_t width, uint32_t *out) {
+                                                                      size_t columns, size_t width, unit *out) {
     const size_t each = per_unit(kind), units = sd_size_ceil(k, each);
     for (size_t u0 = 0; u0 < units; u0 += FETCHED_ROWS)
         for (size_t j = 0; j < columns; j += width)
             for (size_t u = u0; u < units && u < u0 + FETCHED_ROWS; u++) {
                 const float *row = x + u * each * ld + j;
                 const float *next = kind == BF16_PAIRS && 2 * u + 1 < k ? row + ld : NULL;
-                uint32_t *to = out + j * units + u * width;
+                unit *to = out + j * units + u * width;
                 for (size_t h = 0; h < width; h += 16) {
                     const size_t left = j + h < columns ? columns - j - h : 0;
                     _mm512_store_si512(to + h, units_of_columns(kind, row + h, next == NULL ? NULL : next + h,
@@ -159,11 +172,11 @@ TARGET static inline void transpose(__m512i t[16]) {
 }
 
 /* Panels of 32 columns of B where op(B) is transposed: column j is the row j of X, of k floats. */
-TARGET static void pack_transposed(factors kind, const float *x, size_t ld, size_t k, size_t columns, uint32_t *out) {
+TARGET static void pack_transposed(factors kind, const float *x, size_t ld, size_t k, size_t columns, unit *out) {
     const size_t units = sd_size_ceil(k, per_unit(kind)), padded = sd_size_ceil(columns, COLUMNS) * COLUMNS;
     for (size_t j = 0; j < padded; j += 16) {
         size_t count = j < columns ? sd_size_min(16, columns - j) : 0;
-        uint32_t *to = out + j / COLUMNS * COLUMNS * units + j % COLUMNS;
+        unit *to = out + j / COLUMNS * COLUMNS * units + j % COLUMNS;
         for (size_t u = 0; u < units; u += 16) {
             __m512i t[16];
             size_t here = sd_size_min(16, units - u);
@@ -209,67 +222,169 @@ TARGET static inline void fetch_some(ahead *a, size_t lines) {
 
 /* ---- the product --------------------------------------------------------------------------- */
 
-/* The size of nearly equal parts of n of at most `most`, in multiples of `unit`, which `most` is. */
-static size_t even_part(size_t n, size_t most, size_t unit) {
+/* The size of nearly equal parts of n of at most `most`, in multiples of `multiple`, which `most` is. */
+static size_t even_part(size_t n, size_t most, size_t multiple) {
     size_t parts = sd_size_ceil(n, most);
-    return sd_size_ceil(sd_size_ceil(n, parts), unit) * unit;
+    return sd_size_ceil(sd_size_ceil(n, parts), multiple) * multiple;
+}
+
+/* How a product is cut. It must depend on k and ta alone that sums are the same however C is cut. */
+typedef struct slices {
+    size_t units, rows; /* at once; rows: of A */
+} slices;
+
+static slices slices_of(factors kind, bool ta, size_t m, size_t k) {
+    const size_t units = even_part(sd_size_ceil(k, per_unit(kind)), ta ? UNITS_TRANSPOSED : UNITS, 16);
+    return (slices){units, even_part(m, A_BYTES / (UNIT_BYTES * units * 16) * 16, 16)};
+}
+
+/* The rows of A that are multiplied: packed, or floats as they are. */
+typedef struct left_rows {
+    const unit *units;
+    size_t count, stride;
+    bool panels; /* of 16 rows */
+} left_rows;
+
+TARGET static inline __attribute__((always_inline)) left_rows take_rows(factors kind, bool ta, const float *a, size_t lda,
+                                                                        size_t rows, size_t depth, size_t stride,
+                                                                        unit *packed) {
+    if (ta) {
+        pack_columns(kind, a, lda, depth, rows, 16, packed);
+        return (left_rows){packed, rows, 1, true};
+    }
+    if (kind == FLOATS)
+        return (left_rows){(const unit *)a, rows, lda, false};
+    pack_rows(kind, a, lda, rows, depth, packed, stride);
+    return (left_rows){packed, rows, stride, false};
+}
+
+/* C = alpha A B + beta C for a slice of A and panels of B; meanwhile the lines of `later` are fetched. */
+TARGET static inline __attribute__((always_inline)) void panels(factors kind, const left_rows *a, size_t units,
+                                                                const unit *b, size_t columns, float alpha, float beta,
+                                                                float *c, size_t ldc, ahead later) {
+    tile_function *const (*tiles)[3] = kind == BF16_PAIRS ? pairs_tiles : floats_tiles;
+    const size_t share = sd_size_ceil(later.lines * later.rows,
+                                      sd_size_ceil(columns, COLUMNS) * sd_size_ceil(a->count, ROWS));
+    for (size_t j = 0; j < columns; j += COLUMNS) {
+        tile_function *const *of_rows = tiles[columns - j > 16];
+        for (size_t i = 0; i < a->count; i += ROWS) {
+            const size_t rows = sd_size_min(ROWS, a->count - i);
+            const unit *from = a->units + (a->panels ? i / 16 * 16 * units + i % 16 : i * a->stride);
+            fetch_some(&later, share);
+            of_rows[rows > 4 ? 2 : rows > 2](units, from, a->stride, a->panels ? 16 : 1, b + j * units, alpha, beta,
+                                             c + i * ldc + j, ldc, rows, sd_size_min(COLUMNS, columns - j));
+        }
+    }
 }
 
 TARGET static inline __attribute__((always_inline)) void product(factors kind, bool ta, bool tb, size_t m, size_t n,
                                                                  size_t k, float alpha, const float *a, size_t lda,
                                                                  const float *b, size_t ldb, float beta, float *c,
                                                                  size_t ldc, void *scratch) {
-    tile_function *tile = kind == BF16_PAIRS ? tile_pairs : tile_floats;
-    uint32_t *left = scratch, *right = left + A_BYTES / UNIT_BYTES;
-    const size_t each = per_unit(kind), units_at_once = even_part(sd_size_ceil(k, each), UNITS, 16);
-    const size_t columns_at_once = even_part(n, B_BYTES / (UNIT_BYTES * units_at_once * COLUMNS) * COLUMNS, COLUMNS);
-    const size_t rows_at_once = even_part(m, A_BYTES / (UNIT_BYTES * units_at_once * 16) * 16, 16);
+    unit *left = scratch, *right = left + A_BYTES / UNIT_BYTES;
+    const slices cut = slices_of(kind, ta, m, k);
+    const size_t each = per_unit(kind);
+    const size_t columns_at_once = even_part(n, B_BYTES / (UNIT_BYTES * cut.units * COLUMNS) * COLUMNS, COLUMNS);
 
-    for (size_t l = 0; l < k; l += units_at_once * each) {
-        const size_t depth = sd_size_min(units_at_once * each, k - l), units = sd_size_ceil(depth, each);
-        const size_t stride = units_at_once;
-        const float scale = l == 0 ? beta : 1.0f;
-        for (size_t i0 = 0; i0 < m; i0 += rows_at_once) {
-            const size_t rows = sd_size_min(rows_at_once, m - i0);
-            if (ta)
-                pack_columns(kind, a + l * lda + i0, lda, depth, rows, 16, left);
-            else
-                pack_rows(kind, a + i0 * lda + l, lda, rows, depth, left, stride);
-            for (size_t j0 = 0; j0 < n; j0 += columns_at_once) {
-                const size_t columns = sd_size_min(columns_at_once, n - j0);
+    for (size_t l = 0; l < k; l += cut.units * each) {
+        const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);
+        for (size_t i = 0; i < m; i += cut.rows) {
+            const left_rows rows = take_rows(kind, ta, ta ? a + l * lda + i : a + i * lda + l, lda,
+                                             sd_size_min(cut.rows, m - i), depth, cut.units, left);
+            for (size_t j = 0; j < n; j += columns_at_once) {
+                const size_t columns = sd_size_min(columns_at_once, n - j);
                 if (tb)
-                    pack_transposed(kind, b + j0 * ldb + l, ldb, depth, columns, right);
+                    pack_transposed(kind, b + j * ldb + l, ldb, depth, columns, right);
                 else
-                    pack_columns(kind, b + l * ldb + j0, ldb, depth, columns, COLUMNS, right);
+                    pack_columns(kind, b + l * ldb + j, ldb, depth, columns, COLUMNS, right);
                 /* the next columns of B come in while these are multiplied */
-                const size_t done = j0 + columns, coming = sd_size_min(columns_at_once, n - done);
-                ahead later = tb ? fetch_later(b + done * ldb + l, ldb, coming, depth)
-                                 : fetch_later(b + l * ldb + done, ldb, coming > 0 ? depth : 0, coming);
-                const size_t share = sd_size_ceil(later.lines * later.rows,
-                                                  sd_size_ceil(columns, COLUMNS) * sd_size_ceil(rows, ROWS));
-                for (size_t j = 0; j < columns; j += COLUMNS)
-                    for (size_t i = 0; i < rows; i += ROWS) {
-                        size_t count = sd_size_min(ROWS, rows - i), row[ROWS];
-                        for (size_t r = 0; r < ROWS; r++)
-                            row[r] = ta ? i / 16 * 16 * units + i % 16 + r : (i + sd_size_min(r, count - 1)) * stride;
-                        fetch_some(&later, share);
-                        tile(units, left, row, ta ? 16 : 1, right + j * units, alpha, scale,
-                             c + (i0 + i) * ldc + j0 + j, ldc, count, sd_size_min(COLUMNS, columns - j));
-                    }
+                const size_t done = j + columns, coming = sd_size_min(columns_at_once, n - done);
+                const ahead later = tb ? fetch_later(b + done * ldb + l, ldb, coming, depth)
+                                       : fetch_later(b + l * ldb + done, ldb, coming > 0 ? depth : 0, coming);
+                panels(kind, &rows, units, right, columns, alpha, l == 0 ? beta : 1.0f, c + i * ldc + j, ldc, later);
             }
         }
     }
 }
 
-#define PRODUCT(name, kind)                                                                                            \
-    TARGET void name(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,          \
-                     const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {                    \
-        product(kind, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);                                  \
-    }
+/* ---- B packed beforehand ------------------------------------------------------------------- */
 
-PRODUCT(sd_packed_float, FLOATS)
-PRODUCT(sd_packed_bf16_fma, BF16_FLOATS)
-PRODUCT(sd_packed_bf16_dot, BF16_PAIRS)
+/* Where the panel that begins with a column lies in the slice from l on: its `units` follow those of all slices before it
+ * and of the panels before it. */
+static size_t panel_place(factors kind, size_t n, size_t l, size_t units, size_t column) {
+    return l / per_unit(kind) * sd_size_ceil(n, COLUMNS) * COLUMNS + column * units;
+}
+
+TARGET static inline __attribute__((always_inline)) void pack(factors kind, bool tb, size_t n, size_t k, const float *b,
+                                                              size_t ldb, size_t first_panel, size_t count,
+                                                              void *packed) {
+    const slices cut = slices_of(kind, false, 1, k);
+    const size_t each = per_unit(kind), first = first_panel * COLUMNS, columns = sd_size_min(count * COLUMNS, n - first);
+    for (size_t l = 0; l < k; l += cut.units * each) {
+        const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);
+        unit *out = (unit *)packed + panel_place(kind, n, l, units, first);
+        if (tb)
+            pack_transposed(kind, b + first * ldb + l, ldb, depth, columns, out);
+        else
+            pack_columns(kind, b + l * ldb + first, ldb, depth, columns, COLUMNS, out);
+    }
+}
+
+/* C = A B + beta C for a slice of A and a panel of B; meanwhile the panel `next` is fetched. */
+TARGET static inline __attribute__((always_inline)) void stream_panel(factors kind, const left_rows *a, size_t units,
+                                                                      const unit *b, size_t columns, float beta, float *c,
+                                                                      size_t ldc, const unit *next) {
+    stream_function *const *tiles = (kind == BF16_PAIRS ? pairs_streams : floats_streams)[columns > 16];
+    const size_t share = units * COLUMNS * UNIT_BYTES / sd_size_ceil(a->count, ROWS);
+    const size_t step = share * UNITS_OF_FETCH / units;
+    const char *fetched = (const char *)next;
+    for (size_t i = 0; i < a->count; i += ROWS, fetched += share) {
+        const size_t rows = sd_size_min(ROWS, a->count - i);
+        tiles[rows > 4 ? 2 : rows > 2](units, a->units + i * a->stride, a->stride, b, beta, c + i * ldc, ldc, rows, columns,
+                                       fetched, step);
+    }
+}
+
+TARGET static inline __attribute__((always_inline)) void multiply(factors kind, size_t m, size_t n, size_t k,
+                                                                  const float *a, size_t lda, const void *packed,
+                                                                  size_t first, size_t columns, float *c, size_t ldc,
+                                                                  void *scratch) {
+    const slices cut = slices_of(kind, false, m, k);
+    const size_t each = per_unit(kind);
+    for (size_t l = 0; l < k; l += cut.units * each) {
+        const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);
+        const unit *b = (const unit *)packed + panel_place(kind, n, l, units, first);
+        for (size_t i = 0; i < m; i += cut.rows) {
+            const left_rows rows = take_rows(kind, false, a + i * lda + l, lda, sd_size_min(cut.rows, m - i), depth,
+                                             cut.units, scratch);
+            for (size_t j = 0; j < columns; j += COLUMNS) {
+                const unit *panel = b + j * units;
+                stream_panel(kind, &rows, units, panel, sd_size_min(COLUMNS, columns - j), l == 0 ? 0.0f : 1.0f,
+                             c + i * ldc + j, ldc, j + COLUMNS < columns ? panel + COLUMNS * units : panel);
+            }
+        }
+    }
+}
+
+#define WAY(name, kind)                                                                                                \
+    TARGET static void name##_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,     \
+                                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc,        \
+                                      void *scratch) {                                                                 \
+        product(kind, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);                                  \
+    }                                                                                                                  \
+    TARGET static void name##_pack(bool tb, size_t n, size_t k, const float *b, size_t ldb, size_t first_panel,        \
+                                   size_t count, void *packed) {                                                       \
+        pack(kind, tb, n, k, b, ldb, first_panel, count, packed);                                                      \
+    }                                                                                                                  \
+    TARGET static void name##_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,   \
+                                       size_t first_column, size_t columns, float *c, size_t ldc, void *scratch) {     \
+        multiply(kind, m, n, k, a, lda, packed, first_column, columns, c, ldc, scratch);                               \
+    }                                                                                                                  \
+    const sd_packed name = {name##_product, name##_pack, name##_multiply, kind == BF16_PAIRS ? 2 : 1};
+
+WAY(sd_packed_float, FLOATS)
+WAY(sd_packed_bf16_fma, BF16_FLOATS)
+WAY(sd_packed_bf16_dot, BF16_PAIRS)
 
 #else
 

@@ -2,9 +2,17 @@
 #include "math/math.h"
 #include "math/products.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y) {
     return (sd_product){
         .tb = true, .m = rows, .n = out, .k = in, .a = x, .lda = in, .b = weight, .ldb = in, .c = y, .ldc = out};
+}
+
+sd_product sd_linear_product(const float *x, size_t rows, const sd_factor *weight, float *y) {
+    return (sd_product){
+        .m = rows, .n = weight->n, .k = weight->k, .a = x, .lda = weight->k, .factor = weight, .c = y, .ldc = weight->n};
 }
 
 sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx) {
@@ -27,7 +35,7 @@ sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t
 
 typedef struct product_work {
     const sd_gemm *gemms;
-    const sd_product *products;
+    sd_product products[SD_PRODUCTS_MAX]; /* the largest first */
     size_t count;
     size_t first_task[SD_PRODUCTS_MAX + 1];
     void (*extra)(void *);
@@ -35,15 +43,11 @@ typedef struct product_work {
 } product_work;
 
 /* The number of nearly equal pieces of at most about `tile` that n is cut into. */
-static size_t pieces_of(size_t n, size_t tile) {
-    if (tile == 0)
-        tile = SD_PRODUCT_TILE;
-    return n <= tile ? 1 : sd_size_ceil(n, tile);
-}
+static size_t pieces_of(size_t n, size_t tile) { return n <= tile ? 1 : sd_size_ceil(n, tile); }
 
-/* Piece `index` of `pieces`; cuts lie on multiples of 16, the width of the widest vectors. */
+/* Piece `index` of `pieces`; cuts lie on multiples of the width of packed panels, which that of the widest vectors divides. */
 static void piece_range(size_t n, size_t pieces, size_t index, size_t *first, size_t *count) {
-    size_t step = sd_size_ceil(sd_size_ceil(n, pieces), 16) * 16;
+    size_t step = sd_size_ceil(sd_size_ceil(n, pieces), SD_FACTOR_COLUMNS) * SD_FACTOR_COLUMNS;
     size_t begin = sd_size_min(index * step, n), end = sd_size_min(begin + step, n);
     *first = begin;
     *count = end - begin;
@@ -74,20 +78,70 @@ static void product_task(void *argument, size_t index, size_t thread) {
     piece_range(product->n, columns_of_tiles, tile % columns_of_tiles, &column, &columns);
     if (rows == 0 || columns == 0)
         return;
-    sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
-                a + (product->ta ? row : row * product->lda), product->lda,
-                b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
-                c + row * product->ldc + column, product->ldc);
+    c += row * product->ldc + column;
+    if (product->factor != NULL)
+        sd_multiply_factor(gemm, rows, a + row * product->lda, product->lda, product->factor, column, columns, c,
+                           product->ldc);
+    else
+        sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
+                    a + (product->ta ? row : row * product->lda), product->lda,
+                    b + (product->tb ? column * product->ldb : column), product->ldb, product->beta, c, product->ldc);
     if (product->finish != NULL)
         product->finish(product, row, rows, column, columns);
 }
 
+/* ---- how products are cut ------------------------------------------------------------------ */
+
+/* Own products pack each factor once for a tile, and thus want large ones. Some hundred rows of a transposed A fit into the
+ * cache with them; columns may be many. */
+#define TILE 384
+#define PACKED_ROWS 768
+#define PACKED_COLUMNS 1536
+#define SMALLEST_TILE ((size_t)128 * 128)
+
+static double work_of(const sd_product *product) {
+    return (double)product->m * (double)product->n * (double)product->k * (double)sd_size_max(product->copies, 1);
+}
+
+static int by_work(const void *a, const void *b) {
+    double x = work_of(a), y = work_of(b);
+    return (x < y) - (x > y);
+}
+
+/* The longer side is cut until a tile is not more than its share of all work that is still to be given out: the first tiles
+ * are large and the last ones small, so that the threads end together. A side that the caller has cut stays as it is. */
+static void shape_tiles(sd_product *products, size_t count, bool own, size_t threads) {
+    double left = 0.0;
+    for (size_t p = 0; p < count; p++)
+        left += work_of(&products[p]);
+    for (size_t p = 0; p < count; p++) {
+        sd_product *product = &products[p];
+        const bool rows_free = product->tile_m == 0, columns_free = product->tile_n == 0;
+        double share = left / (double)threads;
+        left -= work_of(product);
+        size_t m = sd_size_min(product->m, !rows_free ? product->tile_m : own ? PACKED_ROWS : TILE);
+        size_t n = sd_size_min(product->n, !columns_free ? product->tile_n : own ? PACKED_COLUMNS : TILE);
+        while (own && (double)m * (double)n * (double)product->k > share && m * n > SMALLEST_TILE) {
+            size_t *side = rows_free && (!columns_free || m > n) ? &m : &n;
+            if (*side <= SD_FACTOR_COLUMNS || (!rows_free && !columns_free))
+                break;
+            *side = sd_size_ceil(*side, 2 * SD_FACTOR_COLUMNS) * SD_FACTOR_COLUMNS;
+        }
+        product->tile_m = m;
+        product->tile_n = n;
+    }
+}
+
 sd_status sd_run_products(sd_context *context, const sd_gemm *gemms, const sd_product *products, size_t count,
                           void (*extra)(void *), void *extra_data) {
-    product_work work = {
-        .gemms = gemms, .products = products, .count = count, .extra = extra, .extra_data = extra_data};
-    for (size_t p = 0; p < count; p++) {
-        work.first_task[p + 1] = work.first_task[p] + tiles_of(&products[p]) * sd_size_max(products[p].copies, 1);
-    }
+    product_work work = {.gemms = gemms, .count = count, .extra = extra, .extra_data = extra_data};
+    memcpy(work.products, products, count * sizeof *products);
+    qsort(work.products, count, sizeof *work.products, by_work);
+    /* own products, whose numbers are the same in any tile: not those of a BLAS, of which the emulated bf16 is made too */
+    const bool own = gemms != NULL && sd_factor_bytes(gemms, 1, 1) > 0;
+    shape_tiles(work.products, count, own, sd_threads(context));
+    for (size_t p = 0; p < count; p++)
+        work.first_task[p + 1] =
+            work.first_task[p] + tiles_of(&work.products[p]) * sd_size_max(work.products[p].copies, 1);
     return sd_run(context, product_task, &work, work.first_task[count] + (extra != NULL));
 }

@@ -14,10 +14,11 @@ struct sd_product {
     size_t lda;
     const float *b;
     size_t ldb;
+    const sd_factor *factor; /* in place of b, for products with neither ta nor beta; NULL: b */
     float beta;
     float *c;
     size_t ldc;
-    size_t tile_m, tile_n; /* 0: SD_PRODUCT_TILE */
+    size_t tile_m, tile_n; /* 0: as sd_run_products finds best */
     size_t copies;         /* of the same shape, whose factors and result lie next_... floats apart; 0: one */
     size_t next_a, next_b, next_c;
     /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); NULL
@@ -26,19 +27,21 @@ struct sd_product {
     const void *finish_data;
 };
 
-#define SD_PRODUCT_TILE 384
 #define SD_PRODUCTS_MAX 32
 
 /* The three products of a linear layer, with W[out x in] as PyTorch stores it. */
 /* Y[rows x out] = X[rows x in] W' */
 sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y);
+/* The same with a factor that may be packed. */
+sd_product sd_linear_product(const float *x, size_t rows, const sd_factor *weight, float *y);
 /* dX[rows x in] = dY[rows x out] W */
 sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx);
 /* dW[out x in] += dY' X */
 sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight);
 
 /* Runs all products, and extra(extra_data) as one more task if it is not NULL. gemms: what each thread multiplies with;
- * NULL: in fp32. The tiles do not depend on the number of threads. */
+ * NULL: in fp32. The results do not depend on the number of threads: tiles do only where they are the same however products
+ * are cut. */
 sd_status sd_run_products(sd_context *context, const sd_gemm *gemms, const sd_product *products, size_t count,
                           void (*extra)(void *), void *extra_data);
 

@@ -173,6 +173,88 @@ static void test_softmax(void **state) {
     }
 }
 
+/* ---- rows that are taken some at a time ------------------------------------------------------ */
+
+enum { MOST_ROWS = 20, MOST_WIDTH = 197, MOST_LD = 224 };
+
+static void expect_row(const char *set, const char *what, size_t row, size_t n, const float *actual, const float *alone) {
+    if (memcmp(actual, alone, n * sizeof *actual) != 0)
+        fail_msg("%s, %s: row %zu of width %zu is another one than alone", set, what, row, n);
+}
+
+static void check_rows(const sd_kernels *kernels, size_t rows, size_t n) {
+    const size_t ld = sd_padded_row(n) + SD_ROW_PAD, spoilt = rows > 3 ? 3 : rows; /* rows: none */
+    float logits[MOST_ROWS * MOST_LD], p[MOST_ROWS * MOST_LD], dp[MOST_ROWS * MOST_LD], ds[MOST_ROWS * MOST_LD];
+    float row[MOST_LD];
+    for (size_t i = 0; i < rows * ld; i++) {
+        logits[i] = i % ld < n ? 20.0f * sample(i) : NAN;
+        dp[i] = i % ld < n ? sample(5 * i) : NAN;
+    }
+    if (spoilt < rows)
+        logits[spoilt * ld + n / 2] = NAN;
+    memcpy(p, logits, sizeof p);
+    kernels->softmax(p, rows, n, ld);
+    memcpy(ds, dp, sizeof ds);
+    kernels->softmax_backward(p, ds, rows, n, ld, 0.5f);
+    for (size_t i = 0; i < rows; i++) {
+        float *at = p + i * ld, *slope = ds + i * ld;
+        if (i == spoilt) {
+            assert_true(isnan(at[n / 2]) && isnan(slope[n / 2]));
+            continue;
+        }
+        for (size_t j = 0; j < n; j++)
+            assert_true(isfinite(at[j]) && isfinite(slope[j]));
+        memcpy(row, logits + i * ld, ld * sizeof *row);
+        kernels->softmax(row, 1, n, ld);
+        expect_row(kernels->name, "softmax", i, n, at, row);
+        memcpy(row, dp + i * ld, ld * sizeof *row);
+        kernels->softmax_backward(at, row, 1, n, ld, 0.5f);
+        expect_row(kernels->name, "softmax_backward", i, n, slope, row);
+    }
+}
+
+/* What a row becomes does not depend on the others, not even on one that is spoilt, which stays so. */
+static void test_softmax_rows(void **state) {
+    (void)state;
+    const size_t counts[] = {1, 7, 8, 9, MOST_ROWS}, widths[] = {1, 5, 16, 17, 37, MOST_WIDTH};
+    for (size_t k = 0; k < set_count; k++)
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+            for (size_t j = 0; j < sizeof widths / sizeof *widths; j++)
+                check_rows(sets[k], counts[i], widths[j]);
+}
+
+/* Logits far below the others, infinitely too, leave next to nothing of themselves and do not move the others; nor do they
+ * where all are so, and the row is as long as the vectors. */
+static void test_softmax_masked(void **state) {
+    (void)state;
+    enum { N = 19, LD = 32, COUNT = 9, FULL = 16 };
+    const float low[] = {-1e30f, -INFINITY, -1000.0f, -3e38f};
+    for (size_t k = 0; k < set_count; k++)
+        for (size_t form = 0; form < sizeof low / sizeof *low; form++) {
+            float s[COUNT * LD], full[FULL];
+            for (size_t i = 0; i < COUNT * LD; i++)
+                s[i] = i % LD % 3 == 1 ? low[form] : 3.0f * sample(i);
+            float p[COUNT * LD];
+            memcpy(p, s, sizeof p);
+            sets[k]->softmax(p, COUNT, N, LD);
+            for (size_t i = 0; i < COUNT; i++) {
+                double sum = 0.0;
+                for (size_t j = 0; j < N; j++)
+                    sum += j % 3 == 1 ? 0.0 : exp((double)s[i * LD + j]);
+                for (size_t j = 0; j < N; j++) {
+                    double expected = j % 3 == 1 ? 0.0 : exp((double)s[i * LD + j]) / sum;
+                    assert_true(fabs((double)p[i * LD + j] - expected) <= 2.5e-6 * expected + 2e-38);
+                    assert_true(p[i * LD + j] >= 0.0f);
+                }
+            }
+            for (size_t j = 0; j < FULL; j++)
+                full[j] = low[form];
+            sets[k]->softmax(full, 1, FULL, FULL);
+            for (size_t j = 0; j < FULL; j++)
+                assert_true(fabs((double)full[j] * FULL - 1.0) < 1e-6);
+        }
+}
+
 /* The pieces of long softmax rows, at widths that vectors do not divide, with one and two targets. */
 static void test_logit_pieces(void **state) {
     (void)state;
@@ -252,7 +334,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logit_pieces),
         cmocka_unit_test(test_exp),     cmocka_unit_test(test_gelu),       cmocka_unit_test(test_layer_norm),
-        cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_softmax), cmocka_unit_test(test_softmax_rows), cmocka_unit_test(test_softmax_masked),
     };
     return cmocka_run_group_tests(tests, find_sets, NULL);
 }
