@@ -90,6 +90,17 @@ SD_API float *sd_model_parameters(sd_model *model);
 SD_API const float *sd_model_parameters_const(const sd_model *model);
 SD_API sd_status sd_model_copy(sd_model *to, const sd_model *from); /* SD_ERR_MISMATCH */
 
+/* Packs the weights of all blocks for the matrix products of forward passes in this precision (sd_precision), once instead of
+ * in every pass: faster where a pass has a few images (an embedder's batch of one: by about a tenth in fp32, a seventh in
+ * bf16), for memory of about the parameters' size in fp32 and half of it in bf16. Every pass of that precision uses them, to
+ * the same features. Nothing is packed where the CPU has no use for it.
+ * They are dropped by sd_model_unpack, by whatever changes the model through the library, and by sd_model_parameters, since
+ * its caller may write: whoever keeps that pointer and writes later calls sd_model_unpack or sd_model_pack afterwards, else
+ * passes mix old and new numbers. Like all changes of a model, not while others use it.
+ * Errors: SD_ERR_ARGUMENT, SD_ERR_UNSUPPORTED (precision), SD_ERR_MEMORY; the model is not packed then. */
+SD_API sd_status sd_model_pack(sd_model *model, int32_t precision);
+SD_API void sd_model_unpack(sd_model *model);
+
 typedef struct sd_tensor_info {
     const char *name;   /* official state-dict name with "backbone.", "head." or "patch_head." before it */
     int64_t shape[4];
@@ -120,7 +131,8 @@ typedef enum sd_activation_mode {
     SD_ACTIVATIONS_INFERENCE = 0, /* forward only; memory for one piece of work per thread. The threads share a few images;
                                      features then differ by roundings from those of a larger batch or of training */
     SD_ACTIVATIONS_SPEED = 1,     /* backward possible, everything that it needs is stored */
-    /* backward possible; only the input of each block is stored, the rest is computed again */
+    /* backward possible; only the input of each block is stored, the rest is computed again: about half of the memory of a
+     * step, for a sixth more of its time (between the two: sd_activations_config's recomputed_blocks) */
     SD_ACTIVATIONS_MEMORY = 2
 } sd_activation_mode;
 
@@ -142,7 +154,9 @@ typedef struct sd_activations_config {
     int32_t all_tokens; /* as above, default 0 */
     size_t max_patches; /* most patches whose own outputs a pass may ask for (sd_forward_options' patches); default 0 */
     int32_t precision;  /* sd_precision of the passes' matrix products, default SD_PRECISION_FP32 */
-    int32_t reserved;
+    /* with SD_ACTIVATIONS_SPEED: so many blocks, from the first, are treated as with SD_ACTIVATIONS_MEMORY, each for about
+     * nine tenths of the memory of a block; 0 (default) to depth. After a backward pass a forward must come first then */
+    int32_t recomputed_blocks;
 } sd_activations_config;
 SD_API void sd_activations_config_init(sd_activations_config *config);
 SD_API sd_status sd_activations_create_with(const sd_model *model, const sd_image_group *shapes, size_t group_count,
@@ -219,7 +233,7 @@ SD_API void sd_backward_inputs_init(sd_backward_inputs *inputs);
 SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *activations, const sd_backward_inputs *inputs,
                                    float *gradient, int32_t accumulate, float *const *pixels);
 
-/* After a forward with SD_ACTIVATIONS_SPEED and all_tokens: tokens of block `block` (0-based; its output) of all
+/* After a forward with SD_ACTIVATIONS_SPEED (no recomputed_blocks) and all_tokens: tokens of block `block` (0-based; its output) of all
  * images, packed; with the final norm applied when norm is 1. Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
 SD_API sd_status sd_model_block_tokens(const sd_model *model, const sd_activations *activations, int32_t block,
                                        int32_t norm, float *tokens);

@@ -102,6 +102,11 @@ typedef struct sd_pretrainer_config {
 
     /* SimDINO and SimDINOv2: values at the end, reached along half a cosine; negative (default): as at the start */
     double eps_sq_end, coeff_end;
+
+    /* with SD_ACTIVATIONS_SPEED: blocks, from the first, of which only the input is stored (sd_activations_config); default 0.
+     * sd_pretrainer_memory tells what a number of them saves. The results are the same */
+    int32_t recomputed_blocks;
+    int32_t reserved;
 } sd_pretrainer_config;
 
 /* SimDINO's recipe for ViT-S/16 with the defaults above. */

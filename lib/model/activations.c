@@ -101,10 +101,9 @@ static sd_status measure_pass(sd_activations *a, const sd_image_group *shapes, s
 
 /* ---- layout -------------------------------------------------------------------------------- */
 
-static void place_block(arena *space, const sd_geometry *g, size_t rows, bool with_input, sd_block_store *store) {
+/* All but its input. */
+static void place_block(arena *space, const sd_geometry *g, size_t rows, sd_block_store *store) {
     size_t d = g->dim;
-    if (with_input)
-        store->x = place_floats(space, rows, d);
     store->mean1 = place_floats(space, rows, 1);
     store->rstd1 = place_floats(space, rows, 1);
     store->qkv = place_floats(space, rows, 3 * d);
@@ -192,22 +191,25 @@ static void place_all(sd_activations *a, arena *space) {
         probabilities += group->count * sd_padded_row(tokens);
     }
     if (training) {
-        /* with SD_ACTIVATIONS_MEMORY the blocks share all buffers but their inputs */
+        /* Blocks that are computed again share all buffers but their inputs, with the last block that has its own: its
+         * backward pass is over by then. */
         sd_block_store shared = {0};
-        if (a->mode == SD_ACTIVATIONS_MEMORY)
-            place_block(space, g, t, false, &shared);
-        for (size_t block = 0; block < g->depth; block++) {
+        size_t whole = class_only ? g->depth - 1 : g->depth; /* blocks of all tokens */
+        if (a->recomputed >= whole && whole > 0)
+            place_block(space, g, t, &shared);
+        for (size_t block = g->depth; block-- > 0;) {
             sd_block_store *store = a->blocks != NULL ? &a->blocks[block] : &discard;
-            if (class_only && block + 1 == g->depth) {
+            if (block >= whole) {
                 store->mean1 = place_floats(space, t, 1);
                 store->rstd1 = place_floats(space, t, 1);
-                store->x = place_floats(space, t, d);
-            } else if (a->mode == SD_ACTIVATIONS_SPEED) {
-                place_block(space, g, t, true, store);
+            } else if (block >= a->recomputed) {
+                place_block(space, g, t, store);
+                if (block + 1 == whole)
+                    shared = *store;
             } else {
                 *store = shared;
-                store->x = place_floats(space, t, d);
             }
+            store->x = place_floats(space, t, d);
         }
         float *out = class_only ? NULL : place_floats(space, t, d);
         if (a->blocks != NULL)
@@ -235,6 +237,16 @@ static void place_all(sd_activations *a, arena *space) {
             scaled->dfc2_bias = place_floats(space, 1, d);
         }
     }
+    const sd_gemm gemm = sd_gemm_of(a->precision, NULL);
+    size_t packed = sd_block_weights_bytes(g, &gemm, false), packed_back = sd_block_weights_bytes(g, &gemm, true);
+    if (!training) {
+        a->stream = place_floats(space, t, d);
+        a->shared_qkv = packed > 0 ? place_floats(space, sd_size_min(t, SD_WIDE_CHUNKS * r), 3 * d) : NULL;
+    }
+    if (packed > 0 && (a->max_chunks > 1 || !training)) {
+        a->packed = place(space, sd_size_max(packed, packed_back), 1);
+        a->packed_back = a->recomputed > 0 ? place(space, packed_back, 1) : a->packed;
+    }
     place_tail(space, g, a->max_images, a->max_patches, probabilities, class_only, a->mode, &a->tail);
     for (size_t thread = 0; thread < a->threads; thread++) {
         sd_thread_work unused;
@@ -251,7 +263,7 @@ static void place_all(sd_activations *a, arena *space) {
         work->patches = place_floats(space, r, g->patch_values);
         work->qkv_norm = g->qk_norm ? place_floats(space, a->max_tokens, 3 * d) : NULL;
         if (!training)
-            place_block(space, g, r, true, &work->inference);
+            place_block(space, g, r, &work->inference);
     }
 }
 
@@ -271,6 +283,12 @@ static sd_status plan(sd_activations *a, const sd_model_config *model, const sd_
         return status;
     a->precision = config->precision;
     a->mode = (sd_activation_mode)mode;
+    SD_REQUIRE(config->recomputed_blocks >= 0 && config->recomputed_blocks <= model->depth, SD_ERR_ARGUMENT,
+               "recomputed_blocks is %d: it must be 0 to the model's depth (%d)", (int)config->recomputed_blocks,
+               (int)model->depth);
+    a->recomputed = mode == SD_ACTIVATIONS_MEMORY  ? a->geometry.depth
+                    : mode == SD_ACTIVATIONS_SPEED ? (size_t)config->recomputed_blocks
+                                                   : 0;
     /* a class-token-only last block has no normalised keys */
     a->all_tokens = config->all_tokens != 0 || a->geometry.qk_norm;
     a->max_patches = config->max_patches;
@@ -356,19 +374,17 @@ SD_API size_t sd_activations_memory(const sd_activations *a) { return a == NULL 
 
 /* ---- the rows of a chunk ------------------------------------------------------------------- */
 
-sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread,
-                              bool in_forward) {
-    if (a->mode == SD_ACTIVATIONS_INFERENCE)
-        return a->thread_work[thread].inference;
+sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread) {
     const sd_geometry *g = &a->geometry;
     size_t d = g->dim, row = a->image_row[chunk->first];
+    if (a->mode == SD_ACTIVATIONS_INFERENCE) {
+        sd_block_store store = a->thread_work[thread].inference;
+        store.x = a->stream + row * d;
+        return store;
+    }
     size_t row1 = a->branches[2 * block].row_before[chunk->first];
     size_t row2 = a->branches[2 * block + 1].row_before[chunk->first];
     bool class_only = !a->all_tokens && block + 1 == g->depth;
-    /* In a forward pass chunks are in different blocks at the same time: where blocks share buffers, a chunk keeps to
-     * its own rows, as compact rows of one block may be another chunk's in another block. */
-    if (a->mode == SD_ACTIVATIONS_MEMORY && in_forward && !class_only)
-        row1 = row2 = row;
     sd_block_store store = a->blocks[block];
     store.x += row * d;
     store.mean1 += row1;

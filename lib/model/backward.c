@@ -185,8 +185,12 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
     float *dproj = g->layer_scale ? a->scaled.dproj : block + l->proj_weight;
     sd_status status = SD_OK;
 
-    if (!job->class_only) /* else the pass did it before the tail */
+    if (!job->class_only) { /* else the pass did it before the tail, and only class rows meet the weights */
         SD_TRY(sd_scale_begin(job->model, a, job->block));
+        SD_TRY(sd_block_weights_backward(job->model, a, job->block));
+        if (job->block < a->recomputed)
+            SD_TRY(sd_block_weights_forward(job->model, a, job->block));
+    }
     SD_TRY(sd_run(a->context, chunk_task, job, a->chunk_count));
     SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");
     for (size_t i = 0; i < more_count; i++)
@@ -278,7 +282,7 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, con
         SD_TRY(block_backward(&job, more, more_count));
     }
     SD_TRY(position_backward(&job));
-    a->has_forward = a->mode == SD_ACTIVATIONS_SPEED;
+    a->has_forward = a->recomputed == 0; /* else blocks were computed again over what others had stored */
 cleanup:
     return status;
 }

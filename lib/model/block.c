@@ -130,8 +130,7 @@ static size_t branch_rows(const sd_branch *branch, const sd_chunk *chunk) {
 }
 
 void sd_block_forward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
-                      const sd_block_store *store, float *out, float *normal1, float *normal2, float *gelu,
-                      sd_thread_work *work) {
+                      const sd_block_store *store, float *out, float *normal1, float *normal2, sd_thread_work *work) {
     const sd_layout *l = &model->layout;
     const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
     size_t d = a->geometry.dim, f = a->geometry.hidden, in = a->geometry.hidden_in;
@@ -140,7 +139,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     sd_branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
                 store->mean1, store->rstd1);
     if (rows1 > 0) {
-        sd_multiply(work->gemm, false, true, rows1, 3 * d, d, 1.0f, normal1, d, SD_PARAMETER(qkv_weight), d, 0.0f, store->qkv, 3 * d);
+        sd_multiply_rows(work->gemm, rows1, normal1, &a->weights.qkv, store->qkv);
         a->kernels->add_bias(store->qkv, rows1, 3 * d, 3 * d, SD_PARAMETER(qkv_bias));
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
@@ -149,8 +148,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
                 sd_attention_forward(a->kernels, work->gemm, qkv, sd_image_tokens(a, s), d, a->geometry.heads,
                                      store->attention + row * d, work->attention);
             }
-        sd_multiply(work->gemm, false, true, rows1, d, d, 1.0f, store->attention, d, SD_PARAMETER(proj_weight), d, 0.0f, work->branch,
-                 d);
+        sd_multiply_rows(work->gemm, rows1, store->attention, &a->weights.proj, work->branch);
     }
     branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1),
                     store->middle);
@@ -158,15 +156,19 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     sd_branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
                 store->mean2, store->rstd2);
     if (rows2 > 0) {
-        sd_multiply(work->gemm, false, true, rows2, in, d, 1.0f, normal2, d, SD_PARAMETER(fc1_weight), d, 0.0f, store->hidden, in);
-        if (a->geometry.swiglu)
-            a->kernels->bias_swiglu(store->hidden, rows2, f, SD_PARAMETER(fc1_bias), gelu);
+        sd_multiply_rows(work->gemm, rows2, normal2, &a->weights.fc1, store->hidden);
+        if (out == NULL)
+            a->kernels->add_bias(store->hidden, rows2, in, in, SD_PARAMETER(fc1_bias));
+        else if (a->geometry.swiglu)
+            a->kernels->bias_swiglu(store->hidden, rows2, f, SD_PARAMETER(fc1_bias), work->gelu);
         else
-            a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), gelu, f);
-        sd_multiply(work->gemm, false, true, rows2, d, f, 1.0f, gelu, f, SD_PARAMETER(fc2_weight), f, 0.0f, work->branch, d);
+            a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), work->gelu, f);
     }
-    if (out != NULL)
-        branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), out);
+    if (out == NULL)
+        return;
+    if (rows2 > 0)
+        sd_multiply_rows(work->gemm, rows2, work->gelu, &a->weights.fc2, work->branch);
+    branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), out);
 }
 
 void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
@@ -179,28 +181,25 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact1 = attention->row_before[chunk->first], compact2 = mlp->row_before[chunk->first];
     sd_partial_layout p = sd_partials_of(&a->geometry);
-    sd_block_store store = sd_chunk_store(a, block, chunk, thread, false);
+    sd_block_store store = sd_chunk_store(a, block, chunk, thread);
     float *dx = layer->dx + a->image_row[chunk->first] * d;
     float *normal1 = layer->normal1 + compact1 * d, *dqkv = layer->dqkv + compact1 * 3 * d;
     float *dattention = layer->dattention + compact1 * d;
     float *normal2 = layer->normal2 + compact2 * d, *dhidden = layer->dhidden + compact2 * in;
     float *gelu = layer->gelu + compact2 * f, *dmlp = layer->dmlp + compact2 * d;
-    bool scaled = a->geometry.layer_scale;
-    const float *fc2_weight = scaled ? a->scaled.fc2 : SD_PARAMETER(fc2_weight);
-    const float *proj_weight = scaled ? a->scaled.proj : SD_PARAMETER(proj_weight);
 
-    if (a->mode == SD_ACTIVATIONS_MEMORY)
-        sd_block_forward(model, a, block, chunk, &store, NULL, normal1, normal2, gelu, work);
+    if (block < a->recomputed)
+        sd_block_forward(model, a, block, chunk, &store, NULL, normal1, normal2, work);
 
     branch_gather(a, mlp, chunk, dx, dmlp);
     if (rows2 > 0) {
         a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
-        sd_multiply(work->gemm, false, false, rows2, f, d, 1.0f, dmlp, d, fc2_weight, f, 0.0f, dhidden, in);
+        sd_multiply_factor(work->gemm, rows2, dmlp, d, &a->weights_back.fc2, 0, f, dhidden, in);
         if (a->geometry.swiglu)
             a->kernels->swiglu_backward(store.hidden, dhidden, rows2, f, gelu, partial + p.fc1_bias);
         else
             a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
-        sd_multiply(work->gemm, false, false, rows2, d, in, 1.0f, dhidden, in, SD_PARAMETER(fc1_weight), d, 0.0f, work->branch, d);
+        sd_multiply_rows(work->gemm, rows2, dhidden, &a->weights_back.fc1, work->branch);
     }
     sd_branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
                          SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight,
@@ -209,7 +208,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     branch_gather(a, attention, chunk, dx, dattention);
     if (rows1 > 0) {
         a->kernels->column_sum(dattention, rows1, d, d, partial + p.proj_bias);
-        sd_multiply(work->gemm, false, false, rows1, d, d, 1.0f, dattention, d, proj_weight, d, 0.0f, work->branch, d);
+        sd_multiply_rows(work->gemm, rows1, dattention, &a->weights_back.proj, work->branch);
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact1;
@@ -221,7 +220,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
                                      partial + p.qk_norm);
             }
         a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
-        sd_multiply(work->gemm, false, false, rows1, d, 3 * d, 1.0f, dqkv, 3 * d, SD_PARAMETER(qkv_weight), d, 0.0f, work->branch, d);
+        sd_multiply_rows(work->gemm, rows1, dqkv, &a->weights_back.qkv, work->branch);
     }
     sd_branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1,
                          SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight,

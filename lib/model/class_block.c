@@ -64,7 +64,7 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
     const sd_tail *tail = &a->tail;
     size_t block = g->depth - 1, d = g->dim, heads = g->heads, sides = sd_mixer_sides(a->mode);
     sd_thread_work *work = &a->thread_work[thread];
-    sd_block_store store = sd_chunk_store(a, block, chunk, thread, true);
+    sd_block_store store = sd_chunk_store(a, block, chunk, thread);
     const class_chunk c = chunk_of(model, a, chunk);
 
     for (size_t s = chunk->first; s < chunk->last; s++)
@@ -105,7 +105,7 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
     const sd_tail *tail = &a->tail;
     size_t block = g->depth - 1, d = g->dim, heads = g->heads, start = a->image_row[chunk->first];
     sd_thread_work *work = &a->thread_work[thread];
-    sd_block_store store = sd_chunk_store(a, block, chunk, thread, false);
+    sd_block_store store = sd_chunk_store(a, block, chunk, thread);
     const class_chunk c = chunk_of(model, a, chunk);
     sd_partial_layout sums = sd_partials_of(g);
     float *dx = a->layer.dx + start * d, *normal1 = a->layer.normal1 + c.compact * d;

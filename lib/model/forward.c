@@ -1,5 +1,5 @@
-/* The forward pass. Chunks of images go through all blocks independently of each other, without a barrier between
- * layers; then come the rows of the class tokens (tail.c). */
+/* The forward pass. Chunks of images go through a block independently of each other, all of them before the next block,
+ * whose weights are then packed once (block_weights.c); then come the rows of the class tokens (tail.c). */
 #include "math/math.h"
 #include "model/model.h"
 
@@ -104,6 +104,7 @@ typedef struct forward_work {
     const sd_model *model;
     sd_activations *a;
     const sd_forward_outputs *outputs;
+    size_t block;
 } forward_work;
 
 /* x = [class token + its position; registers; W patches + b, or the mask token, + their positions]. wide: the product is
@@ -225,31 +226,41 @@ static void forward_task(void *argument, size_t index, size_t thread) {
     }
     const sd_chunk *chunk = &a->chunks[index];
     sd_thread_work *work = &a->thread_work[thread];
-    size_t depth = a->geometry.depth, d = a->geometry.dim;
-    size_t full_blocks = a->all_tokens ? depth : depth - 1;
-    sd_block_store store = sd_chunk_store(a, 0, chunk, thread, true);
-    (void)embed_chunk(model, a, chunk, store.x, work, false); /* fails only when wide */
-    for (size_t block = 0; block < full_blocks; block++) {
-        float *out = store.x;
-        if (a->mode != SD_ACTIVATIONS_INFERENCE)
-            out = a->blocks[block + 1].x + a->image_row[chunk->first] * d;
-        sd_block_forward(model, a, block, chunk, &store, out, work->normal, work->normal, work->gelu, work);
-        leave_block(model, a, block, chunk, &store, out, job->outputs, work);
-        if (block + 1 < depth)
-            store = sd_chunk_store(a, block + 1, chunk, thread, true);
-        else
-            store.x = out;
-    }
-    if (a->all_tokens)
-        leave_tokens(model, a, chunk, store.x, job->outputs, work);
-    else
+    size_t block = job->block, depth = a->geometry.depth;
+    sd_block_store store = sd_chunk_store(a, block, chunk, thread);
+    if (block == 0)
+        (void)embed_chunk(model, a, chunk, store.x, work, false); /* fails only when wide */
+    if (!a->all_tokens && block + 1 == depth) {
         sd_class_block_forward(model, a, chunk, thread);
+        return;
+    }
+    float *out = store.x;
+    if (a->mode != SD_ACTIVATIONS_INFERENCE)
+        out = a->blocks[block + 1].x + a->image_row[chunk->first] * a->geometry.dim;
+    sd_block_forward(model, a, block, chunk, &store, out, work->normal, work->normal, work);
+    leave_block(model, a, block, chunk, &store, out, job->outputs, work);
+    if (block + 1 == depth)
+        leave_tokens(model, a, chunk, out, job->outputs, work);
 }
 
-/* ---- a pass of a few images: chunk after chunk, each by all threads (wide.c) ----------------- */
+/* Block after block, all chunks through each. */
+static sd_status forward_chunks(forward_work *job) {
+    sd_activations *a = job->a;
+    size_t depth = a->geometry.depth;
+    sd_status status;
+    for (job->block = 0; job->block < depth; job->block++) {
+        bool last = job->block + 1 == depth;
+        if (a->all_tokens || !last)
+            SD_TRY(sd_block_weights_forward(job->model, a, job->block));
+        SD_TRY(sd_run(a->context, forward_task, job, a->chunk_count + (last ? a->side_count : 0)));
+        a->side_done |= last;
+        SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");
+    }
+cleanup:
+    return status;
+}
 
-/* Up to so many chunks would leave threads idle, whatever their number: the results must not depend on it. */
-#define SD_WIDE_CHUNKS 3
+/* ---- a pass of a few images, divided among all threads (strips.c, wide.c) --------------------- */
 
 static bool goes_wide(const sd_activations *a) {
     return a->mode == SD_ACTIVATIONS_INFERENCE && a->chunk_count <= SD_WIDE_CHUNKS && a->side_count == 0 &&
@@ -262,17 +273,27 @@ static sd_status forward_wide(const forward_work *job) {
     sd_thread_work *work = &a->thread_work[0];
     size_t depth = a->geometry.depth, full_blocks = a->all_tokens ? depth : depth - 1;
     sd_status status;
-    for (size_t i = 0; i < a->chunk_count; i++) {
-        const sd_chunk *chunk = &a->chunks[i];
-        sd_block_store store = sd_chunk_store(a, 0, chunk, 0, true);
+    for (size_t i = 0; i < a->chunk_count; i++)
+        SD_TRY(embed_chunk(model, a, &a->chunks[i], sd_chunk_store(a, 0, &a->chunks[i], 0).x, work, true));
+    for (size_t block = 0; block < full_blocks; block++) {
         SD_TRY(sd_check_cancel(a->context));
-        SD_TRY(embed_chunk(model, a, chunk, store.x, work, true));
-        for (size_t block = 0; block < full_blocks; block++) {
-            SD_TRY(sd_block_forward_wide(model, a, block, chunk, &store, store.x));
+        SD_TRY(sd_block_weights_forward(model, a, block));
+        if (a->shared_qkv != NULL)
+            SD_TRY(sd_block_forward_strips(model, a, block));
+        for (size_t i = 0; i < a->chunk_count; i++) {
+            const sd_chunk *chunk = &a->chunks[i];
+            sd_block_store store = sd_chunk_store(a, block, chunk, 0);
+            if (a->shared_qkv != NULL)
+                store.qkv = a->shared_qkv + a->image_row[chunk->first] * 3 * a->geometry.dim;
+            else
+                SD_TRY(sd_block_forward_wide(model, a, block, chunk, &store, store.x));
             leave_block(model, a, block, chunk, &store, store.x, job->outputs, work);
         }
+    }
+    for (size_t i = 0; i < a->chunk_count; i++) {
+        const sd_chunk *chunk = &a->chunks[i];
         if (a->all_tokens)
-            leave_tokens(model, a, chunk, store.x, job->outputs, work);
+            leave_tokens(model, a, chunk, sd_chunk_store(a, 0, chunk, 0).x, job->outputs, work);
         else
             sd_class_block_forward(model, a, chunk, 0);
     }
@@ -332,16 +353,11 @@ SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, cons
                             groups[i].width / g->patch, &g->position, a->positions[i]);
     sd_drop_paths(a, &options);
 
-    forward_work work = {model, a, &outputs};
+    forward_work work = {.model = model, .a = a, .outputs = &outputs};
     atomic_store(&a->cancelled, false);
-    if (goes_wide(a))
-        status = forward_wide(&work);
-    else
-        status = sd_run(a->context, forward_task, &work, a->chunk_count + a->side_count);
-    a->side_done = status == SD_OK;
+    status = goes_wide(a) ? forward_wide(&work) : forward_chunks(&work);
     a->side_count = 0;
     SD_TRY(status);
-    SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");
     SD_TRY(sd_tail_forward(model, a, head));
     if (outputs.class_tokens != NULL)
         memcpy(outputs.class_tokens, a->tail.normal, a->images * g->dim * sizeof(float));

@@ -5,8 +5,8 @@
 
 static sd_status check_stored(const sd_model *model, const sd_activations *a, int32_t block) {
     SD_REQUIRE(model != NULL && a != NULL, SD_ERR_ARGUMENT, "%s is NULL", model == NULL ? "model" : "activations");
-    SD_REQUIRE(a->mode == SD_ACTIVATIONS_SPEED && a->all_tokens && a->has_forward, SD_ERR_STATE,
-               "this needs a forward pass with SD_ACTIVATIONS_SPEED and all_tokens");
+    SD_REQUIRE(a->mode == SD_ACTIVATIONS_SPEED && a->recomputed == 0 && a->all_tokens && a->has_forward, SD_ERR_STATE,
+               "this needs a forward pass with SD_ACTIVATIONS_SPEED, no recomputed_blocks and all_tokens");
     SD_REQUIRE(block >= 0 && (size_t)block < a->geometry.depth, SD_ERR_ARGUMENT,
                "block is %d: the model has %zu blocks", block, a->geometry.depth);
     return SD_OK;

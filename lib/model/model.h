@@ -54,6 +54,20 @@ typedef struct sd_layout {
     } head[SD_HEADS_MAX];
 } sd_layout;
 
+/* The weights of a block as right factors of the products over tokens. Chunk after chunk meets them, so that they are packed
+ * once for all where that helps (block_weights.c). */
+typedef struct sd_block_weights {
+    sd_factor qkv, proj, fc1, fc2;
+} sd_block_weights;
+
+/* Those of all blocks, packed for forward passes (pack.c). */
+typedef struct sd_packed_model {
+    const struct sd_packed *way; /* to multiply, which alone can read them */
+    sd_block_weights *blocks;    /* depth */
+    char *memory;
+} sd_packed_model;
+void sd_packed_model_destroy(sd_context *context, sd_packed_model *packed);
+
 struct sd_model {
     sd_context *context;
     sd_model_config config;
@@ -64,6 +78,7 @@ struct sd_model {
     size_t tensor_count;
     float *parameters;
     size_t parameter_count;
+    sd_packed_model *packed; /* NULL: not packed */
 };
 
 /* parameters.c: checks a configuration (SD_ERR_ARGUMENT names the setting) and tells its sizes. */
@@ -156,13 +171,14 @@ typedef struct sd_thread_work {
     float *attention; /* sd_attention_work */
     float *patches;   /* R x C p p */
     float *qkv_norm;  /* tokens of one image x 3D: queries and keys after their norm */
-    sd_block_store inference; /* buffers of one chunk when nothing is stored */
+    sd_block_store inference; /* buffers of one chunk but x, when nothing is stored */
 } sd_thread_work;
 
 struct sd_activations {
     sd_context *context;
     sd_geometry geometry;
     sd_activation_mode mode;
+    size_t recomputed; /* blocks, from the first, of which only the input is stored; all with SD_ACTIVATIONS_MEMORY */
     bool all_tokens;
     size_t threads;
     const sd_kernels *kernels;
@@ -198,6 +214,10 @@ struct sd_activations {
     sd_scaled_weights scaled;
     sd_tail tail;
     sd_thread_work *thread_work;
+    float *stream;                         /* rows x D: the residual stream when nothing is stored */
+    float *shared_qkv;                     /* rows x 3D, of a pass in strips; NULL: none can be */
+    void *packed, *packed_back;            /* weights of one block, for both directions; NULL: they are not packed */
+    sd_block_weights weights, weights_back; /* of the block at hand */
     float *positions[SD_GROUPS_MAX];       /* interpolated position embedding of each group */
     float *dpositions[SD_GROUPS_MAX];
     float *partials;                       /* max_chunks x partial_count: sums over a chunk's rows */
@@ -244,6 +264,10 @@ static inline const float *sd_block_parameter(const sd_model *model, size_t plac
 void sd_activations_set_side_work(sd_activations *a, sd_parallel_function function, void *work, size_t count);
 bool sd_activations_side_done(const sd_activations *a);
 
+/* A pass of inference of up to so many chunks would leave threads idle, whatever their number: its chunks are divided (wide.c,
+ * strips.c). */
+#define SD_WIDE_CHUNKS 3
+
 /* Bytes of the activations that sd_activations_create would make. */
 sd_status sd_activations_bytes(const sd_model_config *model, const sd_image_group *shapes, size_t group_count,
                                const sd_activations_config *config, size_t threads, size_t *bytes);
@@ -253,8 +277,19 @@ void sd_drop_paths(sd_activations *a, const sd_forward_options *options);
 
 /* The buffers of block `block` for the rows of a chunk: pointers are moved to the chunk's first row (compact row of its
  * branch). */
-sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread,
-                              bool in_forward);
+sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread);
+
+/* ---- the weights of a block (block_weights.c) ----------------------------------------------- */
+
+/* Bytes of their packed form, for one direction; 0 where there is none. */
+size_t sd_block_weights_bytes(const sd_geometry *g, const sd_gemm *gemm, bool back);
+/* Those of a forward pass, not packed; and packed into memory of so many bytes. Not within a parallel section. */
+sd_block_weights sd_block_weights_of(const sd_model *model, size_t block);
+sd_status sd_block_weights_pack(sd_context *context, const sd_gemm *gemm, sd_block_weights *weights, void *memory);
+/* Sets a->weights up for the forward pass of a block, or a->weights_back for its backward pass (after sd_scale_begin), packed
+ * where that helps. Not within a parallel section. */
+sd_status sd_block_weights_forward(const sd_model *model, sd_activations *a, size_t block);
+sd_status sd_block_weights_backward(const sd_model *model, sd_activations *a, size_t block);
 
 /* ---- LayerScale in the backward pass (scale.c); nothing happens in models without it -------- */
 
@@ -264,11 +299,10 @@ sd_status sd_scale_end(const sd_model *model, sd_activations *a, size_t block, f
 
 /* ---- one block, one chunk (block.c) -------------------------------------------------------- */
 
-/* x (store->x) -> out, both rows of the chunk. normal1, normal2, gelu: where those are to be left (rows of the chunk,
- * compact). */
+/* x (store->x) -> out, both rows of the chunk; NULL: only what the backward pass needs, up to `hidden`. normal1, normal2: where
+ * those are to be left (rows of the chunk, compact). */
 void sd_block_forward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
-                      const sd_block_store *store, float *out, float *normal1, float *normal2, float *gelu,
-                      sd_thread_work *work);
+                      const sd_block_store *store, float *out, float *normal1, float *normal2, sd_thread_work *work);
 /* From the layer work's dx at the block's output to its input; leaves what the weight gradients need in the layer work
  * and the sums over rows in `partial` (see block_partials). */
 void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
@@ -296,6 +330,9 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
  * section. */
 sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
                                 const sd_block_store *store, float *out);
+/* The same for all images of the pass, in place on a->stream, queries, keys and values in a->shared_qkv, by threads that have a
+ * strip of rows each (strips.c). */
+sd_status sd_block_forward_strips(const sd_model *model, const sd_activations *a, size_t block);
 /* A product over the rows of a chunk: by the calling thread with `gemm`, or with NULL by all threads, which cannot be
  * within a parallel section. Fails only so. */
 sd_status sd_chunk_product(const sd_activations *a, const sd_gemm *gemm, sd_product product);

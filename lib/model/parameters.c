@@ -294,6 +294,7 @@ SD_API sd_status sd_model_create(sd_context *context, const sd_model_config *sou
 SD_API void sd_model_destroy(sd_model *model) {
     if (model == NULL)
         return;
+    sd_model_unpack(model);
     sd_release(model->context, model->parameters);
     sd_release(model->context, model->names);
     sd_release(model->context, model->tensors);
@@ -343,6 +344,7 @@ static void initialize_tensor(const sd_model *model, const sd_tensor_info *info,
 SD_API void sd_model_initialize(sd_model *model, uint64_t seed) {
     if (model == NULL)
         return;
+    sd_model_unpack(model);
     for (size_t i = 0; i < model->tensor_count; i++) {
         const sd_tensor_info *info = &model->tensors[i];
         sd_random random;
@@ -363,7 +365,10 @@ SD_API sd_status sd_model_get_config(const sd_model *model, sd_model_config *con
 }
 
 SD_API size_t sd_model_parameter_count(const sd_model *model) { return model == NULL ? 0 : model->parameter_count; }
-SD_API float *sd_model_parameters(sd_model *model) { return model == NULL ? NULL : model->parameters; }
+SD_API float *sd_model_parameters(sd_model *model) {
+    sd_model_unpack(model); /* whoever asks may write */
+    return model == NULL ? NULL : model->parameters;
+}
 SD_API const float *sd_model_parameters_const(const sd_model *model) {
     return model == NULL ? NULL : model->parameters;
 }
@@ -372,6 +377,7 @@ SD_API sd_status sd_model_copy(sd_model *to, const sd_model *from) {
     SD_REQUIRE(to != NULL && from != NULL, SD_ERR_ARGUMENT, "%s is NULL", to == NULL ? "to" : "from");
     SD_REQUIRE(memcmp(&to->geometry, &from->geometry, sizeof to->geometry) == 0, SD_ERR_MISMATCH,
                "the models differ in their configuration");
+    sd_model_unpack(to);
     memcpy(to->parameters, from->parameters, to->parameter_count * sizeof *to->parameters);
     return SD_OK;
 }

@@ -16,6 +16,9 @@ size_t sd_attention_work(size_t tokens);
  * out_h = softmax(Q_h K_h' / sqrt(D/H)) V_h. */
 void sd_attention_forward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                           float *out, float *work);
+/* The rows of out of the tokens first .. first+rows-1 alone, which out begins with; qkv: of all tokens. */
+void sd_attention_forward_rows(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim,
+                               size_t heads, size_t first, size_t rows, float *out, float *work);
 /* Head `head` alone, into its columns of out. */
 void sd_attention_forward_head(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim,
                                size_t heads, size_t head, float *out, float *work);

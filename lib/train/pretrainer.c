@@ -44,12 +44,14 @@ static void plan_passes(const sd_pretrainer_config *config, const sd_batch_shape
                         sd_activations_config *teacher) {
     sd_activations_config_init(student);
     student->mode = config->activations;
+    student->recomputed_blocks = config->recomputed_blocks;
     student->precision = config->precision;
     student->all_tokens = sd_method_has_masks(config);
     student->max_patches =
         shape->micro < shape->batch ? shape->max_piece_patches : shape->max_patches;
     *teacher = *student;
     teacher->mode = SD_ACTIVATIONS_INFERENCE;
+    teacher->recomputed_blocks = 0;
 }
 
 /* Where pieces have losses of their own, the prototypes' gradient of one is weighted by its share of the batch. */

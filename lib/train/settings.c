@@ -161,6 +161,8 @@ static sd_status check(const sd_pretrainer_config *c) {
                "accumulation is %d: it must be one of sd_accumulation", c->accumulation);
     SD_REQUIRE(c->activations == SD_ACTIVATIONS_SPEED || c->activations == SD_ACTIVATIONS_MEMORY, SD_ERR_ARGUMENT,
                "activations is %d: training needs SD_ACTIVATIONS_SPEED or SD_ACTIVATIONS_MEMORY", c->activations);
+    SD_REQUIRE(c->recomputed_blocks >= 0 && c->recomputed_blocks <= c->model.depth, SD_ERR_ARGUMENT,
+               "recomputed_blocks is %d: it must be 0 to model.depth (%d)", c->recomputed_blocks, c->model.depth);
     SD_REQUIRE(c->loss.groups >= 1 && c->batch_size % (size_t)c->loss.groups == 0, SD_ERR_ARGUMENT,
                "loss.groups is %d: it must be at least 1 and divide batch_size (%zu)", c->loss.groups, c->batch_size);
     SD_REQUIRE(c->accumulation == SD_ACCUMULATE_WHOLE || sd_trainer_micro_batch(c) % (size_t)c->loss.groups == 0,

@@ -45,6 +45,7 @@ static int fill_inputs(void **state) {
 /* Forms of the network that the properties hold for. */
 enum { FORM_V1, FORM_V2, FORM_SWIGLU, FORM_QK_NORM, FORMS };
 static int form = FORM_V1;
+static int32_t recomputed = 0; /* blocks */
 
 static sd_model_config small_config(double drop_path) {
     sd_model_config c;
@@ -95,7 +96,12 @@ static pass begin(double drop_path, int threads, sd_activation_mode mode, int al
     p.groups[0] = (sd_image_group){pixels, GLOBALS, GLOBAL_SIDE, GLOBAL_SIDE};
     p.groups[1] =
         (sd_image_group){pixels + GLOBALS * CHANNELS * GLOBAL_SIDE * GLOBAL_SIDE, LOCALS, LOCAL_SIDE, LOCAL_SIDE};
-    assert_int_equal(sd_activations_create(p.model, p.groups, 2, mode, all_tokens, &p.activations), SD_OK);
+    sd_activations_config plan;
+    sd_activations_config_init(&plan);
+    plan.mode = (int32_t)mode;
+    plan.all_tokens = all_tokens;
+    plan.recomputed_blocks = recomputed;
+    assert_int_equal(sd_activations_create_with(p.model, p.groups, 2, &plan, &p.activations), SD_OK);
     p.gradient = calloc(p.model->parameter_count, sizeof(float));
     return p;
 }
@@ -105,6 +111,14 @@ static void end(pass *p) {
     sd_activations_destroy(p->activations);
     sd_model_destroy(p->model);
     sd_context_destroy(p->context);
+}
+
+/* Memory of activations that compute everything again. */
+static size_t recomputed_all(int all_tokens) {
+    pass p = begin(0.4, 1, SD_ACTIVATIONS_MEMORY, all_tokens);
+    size_t bytes = sd_activations_memory(p.activations);
+    end(&p);
+    return bytes;
 }
 
 static void forward(pass *p, int train, uint64_t step) {
@@ -186,6 +200,46 @@ static void test_same_bits(void **state) {
         }
         end(&reference);
     }
+}
+
+/* Any number of blocks may be computed again: the same bits for less memory. */
+static void test_recomputed_blocks(void **state) {
+    (void)state;
+    for (form = 0; form < FORMS; form++)
+        for (int all_tokens = 0; all_tokens < 2; all_tokens++) {
+            recomputed = 0;
+            pass reference = begin(0.4, 1, SD_ACTIVATIONS_SPEED, all_tokens);
+            forward(&reference, 1, 11);
+            backward(&reference);
+            size_t depth = reference.model->geometry.depth, whole = depth - !reference.activations->all_tokens;
+            size_t block = (sd_activations_memory(reference.activations) - recomputed_all(all_tokens)) / whole;
+            size_t before = sd_activations_memory(reference.activations);
+            for (recomputed = 1; recomputed <= (int32_t)depth; recomputed++) {
+                pass other = begin(0.4, 3, SD_ACTIVATIONS_SPEED, all_tokens);
+                size_t memory = sd_activations_memory(other.activations);
+                /* the first also needs weights packed in both directions; from the last one on there is nothing to share */
+                if (recomputed > 1 && recomputed < (int32_t)whole)
+                    assert_true(memory < before && before - memory > block / 2);
+                before = memory;
+                forward(&other, 1, 11);
+                backward(&other);
+                assert_memory_equal(reference.features, other.features, sizeof other.features);
+                assert_memory_equal(reference.gradient, other.gradient,
+                                    reference.model->parameter_count * sizeof(float));
+                sd_backward_inputs inputs;
+                sd_backward_inputs_init(&inputs);
+                inputs.features = weights;
+                assert_int_equal(sd_model_backward(other.model, other.activations, &inputs, other.gradient, 0, NULL),
+                                 SD_ERR_STATE);
+                forward(&other, 1, 11);
+                backward(&other);
+                assert_memory_equal(reference.gradient, other.gradient,
+                                    reference.model->parameter_count * sizeof(float));
+                end(&other);
+            }
+            recomputed = 0;
+            end(&reference);
+        }
 }
 
 /* Inference has the same features as training with nothing dropped: up to rounding, because the few images here are cut
@@ -412,6 +466,14 @@ static void test_refusals(void **state) {
     many.count = (size_t)1 << 40;
     assert_int_equal(sd_activations_create(p.model, &many, 1, SD_ACTIVATIONS_SPEED, 0, &none), SD_ERR_ARGUMENT);
     assert_null(none);
+    sd_activations_config plan;
+    sd_activations_config_init(&plan);
+    plan.recomputed_blocks = -1;
+    assert_int_equal(sd_activations_create_with(p.model, p.groups, 2, &plan, &none), SD_ERR_ARGUMENT);
+    assert_non_null(strstr(sd_last_error(), "recomputed_blocks is -1"));
+    plan.recomputed_blocks = 5;
+    assert_int_equal(sd_activations_create_with(p.model, p.groups, 2, &plan, &none), SD_ERR_ARGUMENT);
+    assert_null(none);
     sd_backward_inputs inputs;
     sd_backward_inputs_init(&inputs);
     assert_int_equal(sd_model_backward(p.model, p.activations, &inputs, p.gradient, 0, NULL), SD_ERR_STATE);
@@ -474,7 +536,7 @@ int main(void) {
         cmocka_unit_test(test_class_only), cmocka_unit_test(test_same_bits),  cmocka_unit_test(test_inference),
         cmocka_unit_test(test_slopes),     cmocka_unit_test(test_drop_rates), cmocka_unit_test(test_packing),
         cmocka_unit_test(test_accumulate), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_odd_shapes),
-        cmocka_unit_test(test_drop_subset),
+        cmocka_unit_test(test_drop_subset), cmocka_unit_test(test_recomputed_blocks),
     };
     return cmocka_run_group_tests(tests, fill_inputs, NULL);
 }

@@ -324,6 +324,8 @@ static void test_foretold_memory(void **state) {
     c.model.head_hidden = 128;
     c.batch_size = 16;
     check_foretold(c);
+    c.recomputed_blocks = 1;
+    check_foretold(c);
     c.activations = SD_ACTIVATIONS_MEMORY;
     check_foretold(c);
     c.micro_batch = 4;
