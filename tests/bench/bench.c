@@ -1,7 +1,7 @@
 /* bench - how fast the library is.
  *
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
- *           [--threads N] [--memory] [--precision fp32|bf16] [--json FILE] [--no-sgemm]
+ *           [--threads N] [--memory] [--recompute BLOCKS] [--packed] [--precision fp32|bf16] [--json FILE] [--no-sgemm]
  *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
  *                 [--precision fp32|bf16]
  *     bench coding-rate [--n N --d N]
@@ -38,12 +38,13 @@ void check(sd_status status, const char *what) {
 }
 
 void *take(size_t count, size_t size) {
-    void *memory = calloc(count > 0 ? count : 1, size);
+    size_t bytes = sd_size_ceil((count > 0 ? count : 1) * size, SD_ALIGNMENT) * SD_ALIGNMENT;
+    void *memory = aligned_alloc(SD_ALIGNMENT, bytes);
     if (memory == NULL) {
         fprintf(stderr, "bench: out of memory\n");
         exit(1);
     }
-    return memory;
+    return memset(memory, 0, bytes);
 }
 
 static int by_value(const void *a, const void *b) {
@@ -141,6 +142,7 @@ static const struct {
     {"--steps", offsetof(options, steps)},
     {"--threads", offsetof(options, threads)},
     {"--micro", offsetof(options, micro)},
+    {"--recompute", offsetof(options, recompute)},
     {"--n", offsetof(options, n)},
     {"--d", offsetof(options, d)},
     {"--m", offsetof(options, m)},
@@ -159,6 +161,8 @@ static void parse(options *o, int argc, char **argv) {
             *(long *)((char *)o + NUMBERS[k].offset) = strtol(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--memory") == 0) {
             o->memory = 1;
+        } else if (strcmp(argv[i], "--packed") == 0) {
+            o->packed = 1;
         } else if (strcmp(argv[i], "--no-sgemm") == 0) {
             o->no_sgemm = 1;
         } else if (strcmp(argv[i], "--precision") == 0 && i + 1 < argc) {

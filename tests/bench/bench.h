@@ -8,7 +8,8 @@
 typedef struct options {
     long dim, depth, heads, patch, image, local, locals, batch, steps, threads, micro, n, d, m, head_hidden, head_dim;
     long width, height; /* of the images that are augmented */
-    int memory, no_sgemm;
+    int memory, packed, no_sgemm;
+    long recompute; /* blocks */
     int32_t precision;
     const char *json;
 } options;
@@ -36,6 +37,8 @@ figures figures_of(const options *o, sd_context *context, double *times, size_t 
 double sgemm_rate(sd_context *context);
 /* Most MiB that the process has held so far. */
 double peak_mib(void);
+/* Nanoseconds until another thread has answered (round_trip.c); 0 where there is none. */
+double round_trip_ns(void);
 /* FLOP of the network's forward pass for one image. */
 double vit_flop(const options *o, double side);
 /* "12.3 GFLOP/s = 45.6% of sgemm (...)" */

@@ -17,6 +17,8 @@ void bench_embed(const options *o, sd_context *context, FILE *json) {
     sd_model *model;
     check(sd_model_create(context, &shape, &model), "model");
     sd_model_initialize(model, 1);
+    if (o->packed)
+        check(sd_model_pack(model, o->precision), "pack");
     sd_embed_config config;
     sd_embed_config_init(&config);
     config.batch = (int32_t)o->batch;
@@ -49,16 +51,17 @@ void bench_embed(const options *o, sd_context *context, FILE *json) {
     figures f = figures_of(o, context, times, (size_t)o->steps, vit_flop(o, (double)o->image) * (double)o->batch);
     size_t parameters = sd_model_parameter_count(model);
     double weights = 4.0 * (double)parameters / 1048576.0;
-    printf("embed dim %ld depth %ld patch %ld, %ld x %ld pixels, batch %ld, %d threads, %s\n", o->dim, o->depth,
-           o->patch, o->image, o->image, o->batch, sd_context_threads(context), sd_precision_name(o->precision));
+    printf("embed dim %ld depth %ld patch %ld, %ld x %ld pixels, batch %ld, %d threads, %s%s\n", o->dim, o->depth,
+           o->patch, o->image, o->image, o->batch, sd_context_threads(context), sd_precision_name(o->precision),
+           o->packed ? ", weights packed once" : "");
     printf("  %.2f ms a batch (median of %ld, fastest %.2f), %.2f images/s\n  ", 1e3 * f.seconds, o->steps,
            1e3 * f.fastest, (double)o->batch / f.seconds);
     print_rate(&f);
     printf("  the process grew by %.1f MiB, of which weights %.1f MiB\n", grown, weights);
     char extra[160];
     snprintf(extra, sizeof extra,
-             ", \"images_per_second\": %.4f, \"grown_mib\": %.1f, \"weights_mib\": %.1f, \"parameters\": %zu",
-             (double)o->batch / f.seconds, grown, weights, parameters);
+             ", \"packed\": %d, \"images_per_second\": %.4f, \"grown_mib\": %.1f, \"weights_mib\": %.1f, \"parameters\": %zu",
+             o->packed, (double)o->batch / f.seconds, grown, weights, parameters);
     write_json(json, o, context, "embed", &f, extra);
     free(times);
     free(out);

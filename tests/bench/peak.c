@@ -160,13 +160,16 @@ void bench_peak(const options *o, sd_context *context, FILE *json) {
         all_bf16 = rate_of(context, &bf16, threads, o->steps);
     }
 #endif
+    double round_trip = threads > 1 ? round_trip_ns() : 0.0;
     printf("peak, GFLOP/s: fp32 (%s) %.1f on one thread, %.1f on %zu", fp32.name, one, all, threads);
     if (all_bf16 > 0.0)
         printf("; bf16 %.1f and %.1f", one_bf16, all_bf16);
+    if (round_trip > 0.0)
+        printf("; two threads answer each other in %.0f ns", round_trip);
     printf("\n");
     if (json != NULL)
         fprintf(json,
                 "{\"mode\": \"peak\", \"threads\": %zu, \"instructions\": \"%s\", \"fp32_one\": %.3f, \"fp32_all\": "
-                "%.3f, \"bf16_one\": %.3f, \"bf16_all\": %.3f}\n",
-                threads, fp32.name, one, all, one_bf16, all_bf16);
+                "%.3f, \"bf16_one\": %.3f, \"bf16_all\": %.3f, \"round_trip_ns\": %.1f}\n",
+                threads, fp32.name, one, all, one_bf16, all_bf16, round_trip);
 }

@@ -18,6 +18,11 @@ class Row:
     arguments: list
     precision: str = "fp32"
     peers: dict = field(default_factory=dict)  # program and more arguments by name
+    ours: list = field(default_factory=list)   # more arguments of our program
+
+
+# What to do for less memory in a step: a third of the blocks computed again, or all.
+THRIFTY = {"4 blocks computed again": ["--recompute", "4"], "all blocks computed again": ["--memory"]}
 
 
 def options(**values):
@@ -38,7 +43,7 @@ def rows(size, modes, compiled):
     small = {"dim": 192, "depth": 6, "heads": 3, "patch": 4, "image": 32, "local": 16, "locals": 6}
     big, narrow = "ViT-S/16", "dim 192, depth 6, patch 4"
     if size == "tiny":
-        vit.update(dim=64, depth=1, heads=1, patch=8, image=16)
+        vit.update(dim=64, depth=4, heads=1, patch=8, image=16)
         small.update(dim=32, depth=1, heads=1)
         big, narrow = "tiny", "smaller"
     vit_step = {**vit, "local": 96, "locals": 10}
@@ -62,8 +67,9 @@ def rows(size, modes, compiled):
                 else:
                     peers["ONNX Runtime"] = [ORT]
                 steps = s["steps"][2 if batch == 1 else 1]
+                # a host that embeds packs its model's weights once, as compiled peers do
                 yield Row("embed", f"embedding {big} at {vit['image']}, batch {batch}, {p}",
-                          options(**vit, batch=batch, steps=steps, precision=p), p, peers)
+                          options(**vit, batch=batch, steps=steps, precision=p), p, peers, ["--packed"])
     if "coding-rate" in modes:
         for n in s["n"]:
             yield Row("coding-rate", f"coding rate and gradient, d 256, n {n}", options(n=n, d=256),

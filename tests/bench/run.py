@@ -15,7 +15,7 @@ from pathlib import Path
 
 import growth
 from measure import Failed, Missing, Programs, cores, middle, processor, say, stop
-from rows import ORT, SIZES, TORCH, rows
+from rows import ORT, SIZES, THRIFTY, TORCH, rows
 
 BUSY = 0.1  # cores: less than that of other programs is not worth a word
 WIDTHS = (61, 14, 7, 40, 6)
@@ -58,7 +58,7 @@ class Bench:
     def measure(self, row):
         ours, peers = [], {}
         for _ in range(self.rounds):
-            ours.append(self.programs.ours(row.mode, *row.arguments, "--no-sgemm"))
+            ours.append(self.programs.ours(row.mode, *row.arguments, *row.ours, "--no-sgemm"))
             for name in row.peers:
                 self.peer(row, name, peers)
         result = {"work": row.work, "mode": row.mode, "precision": row.precision, "ours": summary(ours), "peers": peers}
@@ -103,17 +103,31 @@ class Bench:
             peer, ratio = self.no_peer(), ""
         self.line(row.work + mark, amount(row.mode, ours), share, peer, ratio)
 
-    def show_memory(self, result):
-        """Peak memory of the first step, and that of the thriftiest peer."""
-        ours = result["ours"]["peak_rss_mib"]
+    def show_memory(self, row, result):
+        """Peak memory of the first step, and that of the thriftiest peer; and what the step takes with less memory."""
         ranked = sorted((p["peak_rss_mib"], name) for name, p in result["peers"].items() if "ms" in p)
-        memory = {"work": "peak memory of the first step (ours / peer)", "mode": "memory", "ours_mib": ours}
-        peer, ratio = self.no_peer(), ""
-        if ranked:
-            memory.update(best_peer=ranked[0][1], peer_mib=ranked[0][0], ratio=ours / ranked[0][0])
-            peer, ratio = f"{ranked[0][0]:.0f} MiB ({ranked[0][1]})", f"{memory['ratio']:.2f}"
-        self.line(memory["work"], f"{ours:.0f} MiB", "", peer, ratio)
-        return memory
+        fastest = min((p["ms"] for p in result["peers"].values() if "ms" in p), default=None)
+        lines = []
+        for way, more in {"": [], **THRIFTY}.items():
+            ours = summary([self.programs.ours("step", *row.arguments, *more, "--no-sgemm")]) if more else result["ours"]
+            work = f"the same, {way}, and its time" if more else "peak memory of the first step (ours / peer)"
+            memory = {"work": work, "mode": "memory", "ours_mib": ours["peak_rss_mib"], "ours_ms": ours["ms"]}
+            peer, ratio = self.no_peer(), ""
+            if ranked:
+                memory.update(best_peer=ranked[0][1], peer_mib=ranked[0][0], ratio=ours["peak_rss_mib"] / ranked[0][0])
+                peer, ratio = f"{ranked[0][0]:.0f} MiB ({ranked[0][1]})", f"{memory['ratio']:.2f}"
+            amounts = f"{ours['peak_rss_mib']:.0f} MiB"
+            if more:
+                amounts += f", {figures(ours['ms'])} ms"
+                ratio += f", {fastest / ours['ms']:.2f}" if fastest else ""
+            self.line(work, amounts, "", peer, ratio)
+            lines.append(memory)
+        return lines
+
+    def cores_apart(self):
+        ns = self.peak["round_trip_ns"]
+        return "" if ns == 0.0 else f"; two threads answer each other in {ns:.0f} ns" + (
+            ": cores that share no cache, or other programs" if ns > 200.0 else "")
 
     def header(self):
         info, peak = self.info, self.peak
@@ -124,7 +138,7 @@ class Bench:
             say(f"OpenBLAS does not know this CPU: OPENBLAS_CORETYPE={self.programs.coretype} for this run")
         bf16 = f"; bf16 {peak['bf16_one']:.1f} and {peak['bf16_all']:.1f}" if peak["bf16_all"] > 0 else ""
         say(f"Peak ({peak['instructions']}): fp32 {peak['fp32_one']:.1f} GFLOP/s on one core, "
-            f"{peak['fp32_all']:.1f} on {peak['threads']}{bf16}")
+            f"{peak['fp32_all']:.1f} on {peak['threads']}{bf16}{self.cores_apart()}")
         if self.versions:
             say("Peers: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()))
         for reason in sorted(set(self.absent.values()) - {"left out"}):
@@ -134,7 +148,7 @@ class Bench:
         say()
 
     def table(self, modes, compiled):
-        results = []
+        results, first = [], None
         self.line("work", "ours", "of peak", "fastest peer", "ratio")
         self.line(*("-" * w for w in WIDTHS))
         for row in rows(self.size, modes, compiled):
@@ -145,13 +159,14 @@ class Bench:
                 continue
             results.append(self.measure(row))
             self.show(row, results[-1])
-        steps = [r for r in results if r["mode"] == "step" and "ours" in r]
-        if steps:
-            results.append(self.show_memory(steps[0]))
+            if first is None and row.mode == "step":
+                first = row, results[-1]
+        if first is not None:
+            results += self.show_memory(*first)
         return results
 
     def footer(self):
-        say("\nratio: the peer's time over ours (memory: ours over the peer's); of peak: GFLOP/s, which count matrix\n"
+        say("\nratio: the peer's time over ours (memory: ours over the peer's, then times); of peak: GFLOP/s, which count matrix\n"
             "products by a formula, as a share of the peak above in that precision.")
         if self.busy_rows:
             say(f"* Other programs kept up to {self.most_busy:.1f} cores busy in {self.busy_rows} rows: measure again.")

@@ -38,6 +38,7 @@ void bench_step(const options *o, sd_context *context, FILE *json) {
     config.batch_size = (size_t)o->batch;
     config.micro_batch = (size_t)o->micro;
     config.activations = o->memory ? SD_ACTIVATIONS_MEMORY : SD_ACTIVATIONS_SPEED;
+    config.recomputed_blocks = (int32_t)o->recompute;
     config.precision = o->precision;
     config.lr = 1e-4;
     size_t planned;
