@@ -106,6 +106,8 @@ int run(const char *path) {
         config.mean[c] = trained.augment.mean[c]; // as in training
         config.std[c] = trained.augment.std[c];
     }
+    // Prepares the weights once instead of for every batch: worth it where batches are small.
+    check(sd_model_pack(model.get(), config.precision));
     sd_embedder *raw = nullptr;
     check(sd_embedder_create(context.get(), model.get(), &config, &raw));
     const Embedder embedder(raw);

@@ -112,6 +112,8 @@ int main(int argc, char **argv) {
     sd_embed_config_init(&embed_config);
     embed_config.mean[0] = config.augment.mean[0]; /* as in training */
     embed_config.std[0] = config.augment.std[0];
+    /* The weights stay as they are: prepare them once instead of for every image. */
+    check(sd_model_pack(model, embed_config.precision), "pack");
     sd_embedder *embedder;
     check(sd_embedder_create(context, model, &embed_config, &embedder), "embedder");
     float feature[64];

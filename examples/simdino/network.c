@@ -70,6 +70,11 @@ int network_open(sd_context *context, const network_options *options, network *n
         network_close(net);
         return EXIT_WRONG_USAGE;
     }
+    status = sd_model_pack(net->model, options->precision); /* the weights stay: once instead of in every batch */
+    if (status != SD_OK) {
+        network_close(net);
+        return failed("cannot prepare the network", status);
+    }
     return EXIT_OK;
 }
 

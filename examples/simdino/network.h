@@ -114,7 +114,7 @@ typedef struct network {
     bool published;
 } network;
 
-/* 0, or the exit code with the reason reported. */
+/* Ready to embed in the precision of the options. 0, or the exit code with the reason reported. */
 int network_open(sd_context *context, const network_options *options, network *net);
 void network_close(network *net);
 

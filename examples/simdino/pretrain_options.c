@@ -174,6 +174,8 @@ static size_t fill_table(pretrain_settings *s) {
         HEADING("Running"),
         WORD("activations", "HOW", &s->activations, activation_names,
              "speed (default), or memory: computes parts of the forward pass twice to need less of it"),
+        {.kind = OPTION_INT, .name = "recompute-blocks", .value = "N", .target = &config->recomputed_blocks, .least = 0,
+         .most = 4096, .help = "the same for the first N blocks alone (default: 0)"},
         WORD("precision", "NAME", &config->precision, precision_names,
              "fp32 (default), or bf16: factors of matrix products rounded to bfloat16, where the CPU has it"),
         TRAINING(OPTION_COUNT, "seed", "N", &config->seed, 0, MOST_STEPS,
