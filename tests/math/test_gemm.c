@@ -316,12 +316,15 @@ static void check_panels_apart(const sd_gemm *gemm, const char *way, sd_factor f
     free(taken);
 }
 
+/* Rows of results lie so far apart. Those of `whole` too: oneDNN's sums depend on it. */
+static size_t stride_of(size_t n) { return n + 2; }
+
 /* Rows [row, row + rows) and columns [first, first + columns) by the factor are those of the whole product, and nothing
  * else is written. */
 static void check_range(const sd_gemm *gemm, const char *way, size_t m, const float *a, size_t lda, const sd_factor *factor,
                         size_t row, size_t rows, size_t first, size_t columns, const float *whole) {
     const float guard = 12345.0f;
-    const size_t ldc = factor->n + 2;
+    const size_t ldc = stride_of(factor->n);
     float *c = malloc((m + 1) * ldc * sizeof *c);
     assert_non_null(c);
     for (size_t i = 0; i < (m + 1) * ldc; i++)
@@ -330,7 +333,7 @@ static void check_range(const sd_gemm *gemm, const char *way, size_t m, const fl
     for (size_t i = 0; i <= m; i++)
         for (size_t j = 0; j < ldc; j++) {
             bool within = i >= row && i < row + rows && j >= first && j < first + columns;
-            float expected = within ? whole[i * factor->n + j] : guard;
+            float expected = within ? whole[i * ldc + j] : guard;
             if (memcmp(&c[i * ldc + j], &expected, sizeof expected) != 0)
                 fail_msg("%s, %zu x %zu x %zu, tb %d, packed %d, rows %zu + %zu, columns %zu + %zu: (%zu, %zu) is %.9g "
                          "instead of %.9g",
@@ -342,10 +345,10 @@ static void check_range(const sd_gemm *gemm, const char *way, size_t m, const fl
 
 static void check_factor(const sd_gemm *gemm, const char *way, size_t m, size_t n, size_t k, bool tb) {
     const size_t lda = k + 3, ldb = (tb ? k : n) + 5, bytes = sd_factor_bytes(gemm, n, k);
-    float *a = rows_with_gaps(m, k, lda, 1), *whole = malloc(m * n * sizeof *whole);
+    float *a = rows_with_gaps(m, k, lda, 1), *whole = malloc(m * stride_of(n) * sizeof *whole);
     float *b = tb ? rows_with_gaps(n, k, ldb, 2) : rows_with_gaps(k, n, ldb, 2);
     assert_non_null(whole);
-    sd_multiply(gemm, false, tb, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, whole, n);
+    sd_multiply(gemm, false, tb, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, whole, stride_of(n));
     sd_factor factor = {.tb = tb, .n = n, .k = k, .b = b, .ldb = ldb};
     check_range(gemm, way, m, a, lda, &factor, 0, m, 0, n, whole); /* not packed */
     if (bytes > 0) {
@@ -406,11 +409,11 @@ static void check_rows(const sd_gemm *gemm, int32_t precision, const char *way) 
     if (!packs(gemm)) /* a BLAS does not promise it */
         return;
     for (int tb = 0; tb < 2; tb++) {
-        float *a = random_floats(M * K, 1), *b = random_floats(N * K, 2), *whole = malloc(M * N * sizeof *whole);
+        float *a = random_floats(M * K, 1), *b = random_floats(N * K, 2), *whole = malloc(M * stride_of(N) * sizeof *whole);
         char *memory = guarded_memory(sd_factor_bytes(gemm, N, K));
         assert_non_null(whole);
         sd_factor factor = {.tb = tb, .n = N, .k = K, .b = b, .ldb = tb ? K : N};
-        sd_multiply(gemm, false, tb, M, N, K, 1.0f, a, K, b, factor.ldb, 0.0f, whole, N);
+        sd_multiply(gemm, false, tb, M, N, K, 1.0f, a, K, b, factor.ldb, 0.0f, whole, stride_of(N));
         for (int packed = 0; packed < 2; packed++) {
             factor.packed = packed ? memory + GUARD : NULL;
             if (packed)
