@@ -10,11 +10,6 @@ sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float
         .tb = true, .m = rows, .n = out, .k = in, .a = x, .lda = in, .b = weight, .ldb = in, .c = y, .ldc = out};
 }
 
-sd_product sd_linear_product(const float *x, size_t rows, const sd_factor *weight, float *y) {
-    return (sd_product){
-        .m = rows, .n = weight->n, .k = weight->k, .a = x, .lda = weight->k, .factor = weight, .c = y, .ldc = weight->n};
-}
-
 sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx) {
     return (sd_product){.m = rows, .n = in, .k = out, .a = dy, .lda = out, .b = weight, .ldb = in, .c = dx, .ldc = in};
 }
@@ -78,14 +73,10 @@ static void product_task(void *argument, size_t index, size_t thread) {
     piece_range(product->n, columns_of_tiles, tile % columns_of_tiles, &column, &columns);
     if (rows == 0 || columns == 0)
         return;
-    c += row * product->ldc + column;
-    if (product->factor != NULL)
-        sd_multiply_factor(gemm, rows, a + row * product->lda, product->lda, product->factor, column, columns, c,
-                           product->ldc);
-    else
-        sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
-                    a + (product->ta ? row : row * product->lda), product->lda,
-                    b + (product->tb ? column * product->ldb : column), product->ldb, product->beta, c, product->ldc);
+    sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
+                a + (product->ta ? row : row * product->lda), product->lda,
+                b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
+                c + row * product->ldc + column, product->ldc);
     if (product->finish != NULL)
         product->finish(product, row, rows, column, columns);
 }

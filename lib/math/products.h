@@ -14,7 +14,6 @@ struct sd_product {
     size_t lda;
     const float *b;
     size_t ldb;
-    const sd_factor *factor; /* in place of b, for products with neither ta nor beta; NULL: b */
     float beta;
     float *c;
     size_t ldc;
@@ -32,8 +31,6 @@ struct sd_product {
 /* The three products of a linear layer, with W[out x in] as PyTorch stores it. */
 /* Y[rows x out] = X[rows x in] W' */
 sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float *weight, size_t out, float *y);
-/* The same with a factor that may be packed. */
-sd_product sd_linear_product(const float *x, size_t rows, const sd_factor *weight, float *y);
 /* dX[rows x in] = dY[rows x out] W */
 sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx);
 /* dW[out x in] += dY' X */

@@ -277,9 +277,10 @@ static sd_status forward_wide(const forward_work *job) {
         SD_TRY(embed_chunk(model, a, &a->chunks[i], sd_chunk_store(a, 0, &a->chunks[i], 0).x, work, true));
     for (size_t block = 0; block < full_blocks; block++) {
         SD_TRY(sd_check_cancel(a->context));
-        SD_TRY(sd_block_weights_forward(model, a, block));
-        if (a->shared_qkv != NULL)
+        if (a->shared_qkv != NULL) {
+            SD_TRY(sd_block_weights_forward(model, a, block));
             SD_TRY(sd_block_forward_strips(model, a, block));
+        }
         for (size_t i = 0; i < a->chunk_count; i++) {
             const sd_chunk *chunk = &a->chunks[i];
             sd_block_store store = sd_chunk_store(a, block, chunk, 0);

@@ -113,6 +113,7 @@ sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, 
     const sd_layout *l = &model->layout;
     const sd_geometry *g = &a->geometry;
     const sd_thread_work *work = &a->thread_work[0];
+    size_t d = g->dim, f = g->hidden, in = g->hidden_in;
     size_t rows = a->image_row[chunk->last] - a->image_row[chunk->first];
     wide_block w = {.a = a, .store = store, .first = chunk->first, .rows = rows};
     sd_status status;
@@ -120,17 +121,17 @@ sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, 
     SD_TRY(wide_norm(&w, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal, store->mean1,
                      store->rstd1));
     wide_finish qkv = {.kernels = a->kernels, .bias = SD_PARAMETER(qkv_bias)};
-    SD_TRY(wide_product(a, sd_linear_product(work->normal, rows, &a->weights.qkv, store->qkv),
+    SD_TRY(wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(qkv_weight), 3 * d, store->qkv),
                            finish_bias, &qkv));
     SD_TRY(sd_run(a->context, attention_task, &w, (chunk->last - chunk->first) * g->heads));
     wide_finish proj = {a->kernels, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1), store->x, store->middle};
-    SD_TRY(wide_product(a, sd_linear_product(store->attention, rows, &a->weights.proj, work->branch),
+    SD_TRY(wide_product(a, sd_linear_forward(store->attention, rows, d, SD_PARAMETER(proj_weight), d, work->branch),
                            finish_residual, &proj));
 
     SD_TRY(wide_norm(&w, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), work->normal, store->mean2,
                      store->rstd2));
     wide_finish fc1 = {.kernels = a->kernels, .bias = SD_PARAMETER(fc1_bias), .out = work->gelu};
-    SD_TRY(wide_product(a, sd_linear_product(work->normal, rows, &a->weights.fc1, store->hidden),
+    SD_TRY(wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(fc1_weight), in, store->hidden),
                            g->swiglu ? NULL : finish_gelu, &fc1));
     if (g->swiglu) {
         w.bias = SD_PARAMETER(fc1_bias);
@@ -138,7 +139,7 @@ sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, 
         SD_TRY(sd_run(a->context, swiglu_task, &w, sd_size_ceil(rows, WIDE_NORM_ROWS)));
     }
     wide_finish fc2 = {a->kernels, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), store->middle, out};
-    SD_TRY(wide_product(a, sd_linear_product(work->gelu, rows, &a->weights.fc2, work->branch),
+    SD_TRY(wide_product(a, sd_linear_forward(work->gelu, rows, f, SD_PARAMETER(fc2_weight), d, work->branch),
                            finish_residual, &fc2));
 cleanup:
     return status;

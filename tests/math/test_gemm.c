@@ -443,12 +443,11 @@ static void test_rows(void **state) {
 typedef struct shared_shape {
     bool ta, tb;
     size_t m, n, k, copies;
-    bool factor; /* the right one is an sd_factor, packed where that can be */
 } shared_shape;
-static const shared_shape shared[] = {{false, true, 200, 30, 64, 1, false},   {true, false, 1536, 384, 700, 1, false},
-                                      {false, false, 7, 5, 3, 1, false},      {true, false, 384, 1536, 197, 1, false},
-                                      {false, true, 1152, 384, 100, 1, true}, {false, true, 33, 65, 40, 3, false},
-                                      {false, false, 1, 1000, 384, 1, false}, {false, true, 70, 200, 385, 1, true}};
+static const shared_shape shared[] = {{false, true, 200, 30, 64, 1},   {true, false, 1536, 384, 700, 1},
+                                      {false, false, 7, 5, 3, 1},      {true, false, 384, 1536, 197, 1},
+                                      {false, true, 1152, 384, 100, 1}, {false, true, 33, 65, 40, 3},
+                                      {false, false, 1, 1000, 384, 1}, {false, true, 70, 200, 385, 1}};
 enum { SHARED = sizeof shared / sizeof *shared };
 
 /* |actual - exact| <= (k + 2) 2 u (sum |a b| + |c|), as in check_product. Row by row, so that memory is read in order. */
@@ -490,10 +489,9 @@ static sd_context *context_of(int32_t threads) {
 
 /* With any number of threads the same bits, and right. */
 static void check_threads(const sd_gemm *gemm, int32_t precision, const char *way) {
+    (void)gemm;
     const int32_t threads[] = {1, 2, 3, 8};
     float *a[SHARED], *b[SHARED], *c[SHARED], *reference[SHARED];
-    void *packed[SHARED] = {NULL};
-    sd_factor factors[SHARED];
     for (size_t i = 0; i < SHARED; i++) {
         const shared_shape *s = &shared[i];
         a[i] = random_floats(s->copies * s->m * s->k, 3 * i + 1);
@@ -501,12 +499,6 @@ static void check_threads(const sd_gemm *gemm, int32_t precision, const char *wa
         c[i] = malloc(s->copies * s->m * s->n * sizeof *c[i]);
         reference[i] = malloc(s->copies * s->m * s->n * sizeof *c[i]);
         assert_true(c[i] != NULL && reference[i] != NULL);
-        factors[i] = (sd_factor){.tb = s->tb, .n = s->n, .k = s->k, .b = b[i], .ldb = s->tb ? s->k : s->n};
-        if (s->factor && packs(gemm)) {
-            factors[i].packed = packed[i] = sd_allocate(NULL, sd_factor_bytes(gemm, s->n, s->k), 1);
-            assert_non_null(packed[i]);
-            sd_factor_pack(gemm, &factors[i], 0, s->n);
-        }
     }
     for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
         sd_context *context = context_of(threads[t]);
@@ -523,10 +515,6 @@ static void check_threads(const sd_gemm *gemm, int32_t precision, const char *wa
                                        .lda = s->ta ? s->m : s->k, .b = b[i], .ldb = s->tb ? s->k : s->n, .c = c[i],
                                        .ldc = s->n, .beta = s->ta ? 1.0f : 0.0f, .copies = s->copies,
                                        .next_a = s->m * s->k, .next_b = s->n * s->k, .next_c = s->m * s->n};
-            if (s->factor) {
-                products[i].factor = &factors[i];
-                products[i].b = NULL;
-            }
             free(start);
         }
         assert_int_equal(sd_run_products(context, gemms, products, SHARED, NULL, NULL), SD_OK);
@@ -552,7 +540,6 @@ static void check_threads(const sd_gemm *gemm, int32_t precision, const char *wa
         free(b[i]);
         free(c[i]);
         free(reference[i]);
-        sd_release(NULL, packed[i]);
     }
 }
 
