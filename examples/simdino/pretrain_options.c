@@ -15,6 +15,7 @@ static const char *const optimizer_names[] = {"adamw", "sgd", "lars", NULL}; /* 
 static const char *const activation_names[] = {"speed", "memory", NULL};     /* sd_activation_mode from SPEED on */
 static const char *const clip_names[] = {"none", "tensor", "module", NULL};  /* sd_clip_kind */
 static const char *const precision_names[] = {"fp32", "bf16", NULL};         /* sd_precision */
+static const char *const product_names[] = {"plain", "strassen", NULL};      /* sd_products */
 static const char *const off_on[] = {"0", "1", NULL};
 
 #define MOST_OPTIONS 100
@@ -178,6 +179,8 @@ static size_t fill_table(pretrain_settings *s) {
          .most = 4096, .help = "the same for the first N blocks alone (default: 0)"},
         WORD("precision", "NAME", &config->precision, precision_names,
              "fp32 (default), or bf16: factors of matrix products rounded to bfloat16, where the CPU has it"),
+        WORD("products", "NAME", &config->products, product_names,
+             "in fp32: strassen (default; faster where the CPU has a way), or plain"),
         TRAINING(OPTION_COUNT, "seed", "N", &config->seed, 0, MOST_STEPS,
                  "of weights, order and crops (default: 0); equal seeds give equal runs"),
         {.kind = OPTION_INT, .name = "threads", .value = "N", .target = &s->threads, .least = 0, .most = 4096,

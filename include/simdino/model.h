@@ -132,7 +132,7 @@ typedef enum sd_activation_mode {
                                      features then differ by roundings from those of a larger batch or of training */
     SD_ACTIVATIONS_SPEED = 1,     /* backward possible, everything that it needs is stored */
     /* backward possible; only the input of each block is stored, the rest is computed again: about half of the memory of a
-     * step, for a sixth more of its time (between the two: sd_activations_config's recomputed_blocks) */
+     * step, for a fifth more of its time (between the two: sd_activations_config's recomputed_blocks) */
     SD_ACTIVATIONS_MEMORY = 2
 } sd_activation_mode;
 
@@ -157,6 +157,10 @@ typedef struct sd_activations_config {
     /* with SD_ACTIVATIONS_SPEED: so many blocks, from the first, are treated as with SD_ACTIVATIONS_MEMORY, each for about
      * nine tenths of the memory of a block; 0 (default) to depth. After a backward pass a forward must come first then */
     int32_t recomputed_blocks;
+    /* sd_products of the blocks, for their passes over many images; default SD_PRODUCTS_PLAIN, with which the results for an
+     * image do not depend on the others of a pass */
+    int32_t products;
+    int32_t reserved;
 } sd_activations_config;
 SD_API void sd_activations_config_init(sd_activations_config *config);
 SD_API sd_status sd_activations_create_with(const sd_model *model, const sd_image_group *shapes, size_t group_count,

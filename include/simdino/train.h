@@ -106,7 +106,7 @@ typedef struct sd_pretrainer_config {
     /* with SD_ACTIVATIONS_SPEED: blocks, from the first, of which only the input is stored (sd_activations_config); default 0.
      * sd_pretrainer_memory tells what a number of them saves. The results are the same */
     int32_t recomputed_blocks;
-    int32_t reserved;
+    int32_t products; /* sd_products of the steps, default SD_PRODUCTS_STRASSEN */
 } sd_pretrainer_config;
 
 /* SimDINO's recipe for ViT-S/16 with the defaults above. */

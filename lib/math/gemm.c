@@ -13,6 +13,7 @@
 #include "math/dense.h"
 #include "math/onednn.h"
 #include "math/packed.h"
+#include "math/strassen.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -136,7 +137,7 @@ sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
     if (precision != SD_PRECISION_BF16) {
 #if defined(SD_HAVE_PACKED_KERNELS)
         if (packed_products())
-            return (sd_gemm){multiply_packed, scratch, "packed avx512", &sd_packed_float};
+            return (sd_gemm){multiply_packed, scratch, "packed avx512", &sd_packed_float, NULL};
 #endif
         return (sd_gemm){.multiply = multiply_fp32, .name = sd_gemm_name()};
     }
@@ -144,13 +145,22 @@ sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
     sd_bf16_level level = sd_bf16_detect();
 #if defined(SD_HAVE_ONEDNN)
     if (level == SD_BF16_ONEDNN)
-        return (sd_gemm){multiply_onednn, scratch, sd_bf16_level_name(level), NULL};
+        return (sd_gemm){multiply_onednn, scratch, sd_bf16_level_name(level), NULL, NULL};
 #endif
     if (level == SD_BF16_DOT || level == SD_BF16_FMA)
         return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(level),
-                         level == SD_BF16_DOT ? &sd_packed_bf16_dot : &sd_packed_bf16_fma};
+                         level == SD_BF16_DOT ? &sd_packed_bf16_dot : &sd_packed_bf16_fma, NULL};
 #endif
-    return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(SD_BF16_EMULATED), &sd_packed_bf16_emulated};
+    return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(SD_BF16_EMULATED), &sd_packed_bf16_emulated, NULL};
+}
+
+void sd_gemm_take_strassen(sd_gemm *gemm) {
+#if defined(SD_HAVE_PACKED_KERNELS)
+    if (gemm->packed == &sd_packed_float)
+        gemm->strassen = &sd_strassen_avx512;
+#else
+    (void)gemm;
+#endif
 }
 
 size_t sd_gemm_scratch(int32_t precision) {
@@ -170,17 +180,32 @@ _Static_assert(SD_ONEDNN_SCRATCH >= SD_PACKED_SCRATCH, "the own product can stan
 /* ---- factors of many products -------------------------------------------------------------- */
 
 size_t sd_factor_bytes(const sd_gemm *gemm, size_t n, size_t k) {
-    return gemm->packed == NULL || gemm->packed->pack == NULL ? 0 : sd_packed_bytes(gemm->packed, n, k);
+    if (gemm->packed == NULL || gemm->packed->pack == NULL)
+        return 0;
+    const size_t bytes = sd_packed_bytes(gemm->packed, n, k);
+    return gemm->strassen != NULL && sd_strassen_fits(n, k) ? sd_size_max(bytes, sd_strassen_bytes(n, k)) : bytes;
+}
+
+void sd_factor_take_strassen(const sd_gemm *gemm, sd_factor *factor) {
+    factor->strassen = gemm->strassen != NULL && sd_strassen_fits(factor->n, factor->k);
 }
 
 void sd_factor_pack(const sd_gemm *gemm, const sd_factor *factor, size_t first_column, size_t count) {
+    if (factor->strassen) {
+        const size_t columns = 2 * SD_FACTOR_COLUMNS; /* a panel of each half */
+        gemm->strassen->pack(factor->tb, factor->n, factor->k, factor->b, factor->ldb, first_column / columns,
+                             sd_size_ceil(count, columns), factor->packed);
+        return;
+    }
     gemm->packed->pack(factor->tb, factor->n, factor->k, factor->b, factor->ldb, first_column / SD_FACTOR_COLUMNS,
                        sd_size_ceil(count, SD_FACTOR_COLUMNS), factor->packed);
 }
 
 void sd_multiply_factor(const sd_gemm *gemm, size_t m, const float *a, size_t lda, const sd_factor *factor,
                         size_t first_column, size_t columns, float *c, size_t ldc) {
-    if (factor->packed != NULL)
+    if (factor->packed != NULL && factor->strassen)
+        gemm->strassen->multiply(m, factor->n, factor->k, a, lda, factor->packed, c, ldc, gemm->scratch);
+    else if (factor->packed != NULL)
         gemm->packed->multiply(m, factor->n, factor->k, a, lda, factor->packed, first_column, columns, c, ldc,
                                gemm->scratch);
     else

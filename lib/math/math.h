@@ -30,11 +30,14 @@ struct sd_gemm {
                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
     void *scratch;
     const char *name; /* of what multiplies; of sd_gemm_fp32 "sgemm", whatever sd_gemm_name() says */
-    const struct sd_packed *packed; /* the products of packed.h that multiply; NULL: others do */
+    const struct sd_packed *packed;     /* the products of packed.h that multiply; NULL: others do */
+    const struct sd_strassen *strassen; /* those of strassen.h for large ones (sd_gemm_take_strassen); NULL: not */
 };
 /* scratch: sd_gemm_scratch(precision) bytes for this thread alone, SD_ALIGNMENT-aligned; NULL where that is 0. */
 sd_gemm sd_gemm_of(int32_t precision, void *scratch);
 size_t sd_gemm_scratch(int32_t precision);
+/* Lets large products of packed factors, and gradients of weights, be computed by Strassen's formulas where there is a way. */
+void sd_gemm_take_strassen(sd_gemm *gemm);
 /* In fp32, by sd_sgemm. */
 extern const sd_gemm sd_gemm_fp32;
 
@@ -53,15 +56,18 @@ typedef struct sd_factor {
     const float *b;
     size_t ldb;
     void *packed; /* sd_factor_bytes, SD_ALIGNMENT-aligned; NULL: not packed */
+    bool strassen; /* packed for Strassen's formulas (sd_factor_take_strassen) */
 } sd_factor;
-/* Memory for the packed form; 0 where there is none. */
+/* Memory for the packed form, whichever; 0 where there is none. */
 size_t sd_factor_bytes(const sd_gemm *gemm, size_t n, size_t k);
-/* Packs `count` columns from first_column on, multiples of SD_FACTOR_COLUMNS but for the last; into memory that it does not
+/* Before it is packed: the products will be Strassen's where gemm and the factor's size allow. */
+void sd_factor_take_strassen(const sd_gemm *gemm, sd_factor *factor);
+/* Packs `count` columns from first_column on, multiples of 2 SD_FACTOR_COLUMNS but for the last; into memory that it does not
  * share with other columns. */
 #define SD_FACTOR_COLUMNS 32
 void sd_factor_pack(const sd_gemm *gemm, const sd_factor *factor, size_t first_column, size_t count);
-/* C[m x columns] = A op(B) for the columns of B from first_column on, a multiple of SD_FACTOR_COLUMNS. The same to the last
- * bit whether the factor is packed or not. */
+/* C[m x columns] = A op(B) for the columns of B from first_column on, a multiple of SD_FACTOR_COLUMNS; for all of them where
+ * they are packed for Strassen's formulas. Else the same to the last bit whether the factor is packed or not. */
 void sd_multiply_factor(const sd_gemm *gemm, size_t m, const float *a, size_t lda, const sd_factor *factor,
                         size_t first_column, size_t columns, float *c, size_t ldc);
 /* All columns, and rows without gaps. */

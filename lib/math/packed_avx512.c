@@ -18,13 +18,10 @@
 
 #if defined(SD_HAVE_PACKED_KERNELS)
 
-#include <immintrin.h>
+#include "math/packed_avx512.h"
+
 #include <string.h>
 
-#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")))
-
-#define ROWS 8
-#define COLUMNS 32
 /* Of a slice, at most. Long ones read and write C less often; short ones, where A is transposed (gradients of weights: C has
  * as many rows as A's slice), leave room for more rows, so that B is packed less often. */
 #define UNITS ((size_t)384)
@@ -32,12 +29,6 @@
 #define A_BYTES ((size_t)384 * 1024)
 #define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
 #define UNIT_BYTES sizeof(unit)
-#define FETCHED_ROWS ((size_t)8) /* of columns that are packed, at once: they stay in the first cache */
-
-/* Whatever lies in memory is read as units. */
-typedef uint32_t __attribute__((may_alias)) unit;
-
-#define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1, 3)
 
 typedef enum factors { FLOATS, BF16_FLOATS, BF16_PAIRS } factors;
 
@@ -46,10 +37,6 @@ static inline size_t per_unit(factors kind) { return kind == BF16_PAIRS ? 2 : 1;
 
 _Static_assert(UNITS * UNIT_BYTES * COLUMNS <= B_BYTES && UNITS * UNIT_BYTES * 16 <= A_BYTES,
                "a panel of each fits into the scratch");
-_Static_assert(COLUMNS == SD_PACKED_COLUMNS, "panels are as the header says");
-
-/* The first `count` of 16. */
-static inline __mmask16 first_of(size_t count) { return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1u); }
 
 /* ---- one tile ------------------------------------------------------------------------------ */
 
@@ -144,33 +131,6 @@ TARGET static inline __attribute__((always_inline)) void pack_columns(factors ki
             }
 }
 
-/* out(j, i) = in(i, j) for 16 x 16 units. */
-TARGET static inline void transpose(__m512i t[16]) {
-    __m512i u[16];
-    for (size_t i = 0; i < 16; i += 2) {
-        u[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
-        u[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 1]);
-    }
-    for (size_t i = 0; i < 16; i += 4)
-        for (size_t h = 0; h < 2; h++) {
-            t[i + 2 * h] = _mm512_unpacklo_epi64(u[i + h], u[i + 2 + h]);
-            t[i + 2 * h + 1] = _mm512_unpackhi_epi64(u[i + h], u[i + 2 + h]);
-        }
-    /* t[4 g + c]: in its four parts the columns c, c + 4, c + 8, c + 12 of rows 4 g ... 4 g + 3 */
-    for (size_t c = 0; c < 4; c++) {
-        u[c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0x88);
-        u[4 + c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0xdd);
-        u[8 + c] = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0x88);
-        u[12 + c] = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0xdd);
-    }
-    for (size_t c = 0; c < 4; c++) {
-        t[c] = _mm512_shuffle_i32x4(u[c], u[8 + c], 0x88);
-        t[8 + c] = _mm512_shuffle_i32x4(u[c], u[8 + c], 0xdd);
-        t[4 + c] = _mm512_shuffle_i32x4(u[4 + c], u[12 + c], 0x88);
-        t[12 + c] = _mm512_shuffle_i32x4(u[4 + c], u[12 + c], 0xdd);
-    }
-}
-
 /* Panels of 32 columns of B where op(B) is transposed: column j is the row j of X, of k floats. */
 TARGET static void pack_transposed(factors kind, const float *x, size_t ld, size_t k, size_t columns, unit *out) {
     const size_t units = sd_size_ceil(k, per_unit(kind)), padded = sd_size_ceil(columns, COLUMNS) * COLUMNS;
@@ -197,36 +157,7 @@ TARGET static void pack_transposed(factors kind, const float *x, size_t ld, size
     }
 }
 
-/* Fetches a rectangle of a matrix into the second cache, some lines at each call. */
-typedef struct ahead {
-    const float *next; /* a line of the row at hand */
-    size_t ld, lines;  /* of a row */
-    size_t line, rows; /* rows: those left */
-} ahead;
-
-static ahead fetch_later(const float *x, size_t ld, size_t rows, size_t columns) {
-    return (ahead){x, ld, sd_size_ceil(columns * sizeof *x, SD_ALIGNMENT), 0, rows};
-}
-
-TARGET static inline void fetch_some(ahead *a, size_t lines) {
-    const size_t step = SD_ALIGNMENT / sizeof *a->next;
-    for (; lines > 0 && a->rows > 0; lines--) {
-        _mm_prefetch((const char *)(a->next + a->line * step), _MM_HINT_T1);
-        if (++a->line == a->lines) {
-            a->line = 0;
-            a->rows--;
-            a->next += a->ld;
-        }
-    }
-}
-
 /* ---- the product --------------------------------------------------------------------------- */
-
-/* The size of nearly equal parts of n of at most `most`, in multiples of `multiple`, which `most` is. */
-static size_t even_part(size_t n, size_t most, size_t multiple) {
-    size_t parts = sd_size_ceil(n, most);
-    return sd_size_ceil(sd_size_ceil(n, parts), multiple) * multiple;
-}
 
 /* How a product is cut. It must depend on k and ta alone that sums are the same however C is cut. */
 typedef struct slices {

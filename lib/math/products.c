@@ -1,6 +1,7 @@
 /* Matrix products cut into tiles for the threads. */
 #include "math/math.h"
 #include "math/products.h"
+#include "math/strassen.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,8 @@ sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t
                         .ldb = in,
                         .beta = 1.0f,
                         .c = dweight,
-                        .ldc = in};
+                        .ldc = in,
+                        .strassen = true};
 }
 
 typedef struct product_work {
@@ -48,8 +50,12 @@ static void piece_range(size_t n, size_t pieces, size_t index, size_t *first, si
     *count = end - begin;
 }
 
+/* What is cut into tiles: C, or with Strassen's formulas a quadrant, whose tiles are those of all four. */
+static size_t rows_cut(const sd_product *product) { return product->strassen ? product->m / 2 : product->m; }
+static size_t columns_cut(const sd_product *product) { return product->strassen ? product->n / 2 : product->n; }
+
 static size_t tiles_of(const sd_product *product) {
-    return pieces_of(product->m, product->tile_m) * pieces_of(product->n, product->tile_n);
+    return pieces_of(rows_cut(product), product->tile_m) * pieces_of(columns_cut(product), product->tile_n);
 }
 
 static void product_task(void *argument, size_t index, size_t thread) {
@@ -67,12 +73,17 @@ static void product_task(void *argument, size_t index, size_t thread) {
     size_t tile = (index - work->first_task[p]) % tiles;
     const float *a = product->a + copy * product->next_a, *b = product->b + copy * product->next_b;
     float *c = product->c + copy * product->next_c;
-    size_t columns_of_tiles = pieces_of(product->n, product->tile_n);
+    size_t columns_of_tiles = pieces_of(columns_cut(product), product->tile_n);
     size_t row, rows, column, columns;
-    piece_range(product->m, pieces_of(product->m, product->tile_m), tile / columns_of_tiles, &row, &rows);
-    piece_range(product->n, columns_of_tiles, tile % columns_of_tiles, &column, &columns);
+    piece_range(rows_cut(product), pieces_of(rows_cut(product), product->tile_m), tile / columns_of_tiles, &row, &rows);
+    piece_range(columns_cut(product), columns_of_tiles, tile % columns_of_tiles, &column, &columns);
     if (rows == 0 || columns == 0)
         return;
+    if (product->strassen) {
+        gemm->strassen->gradient(product->m, product->n, product->k, a, product->lda, b, product->ldb, product->beta, c,
+                                 product->ldc, row, rows, column, columns, gemm->scratch);
+        return;
+    }
     sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
                 a + (product->ta ? row : row * product->lda), product->lda,
                 b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
@@ -110,9 +121,11 @@ static void shape_tiles(sd_product *products, size_t count, bool own, size_t thr
         const bool rows_free = product->tile_m == 0, columns_free = product->tile_n == 0;
         double share = left / (double)threads;
         left -= work_of(product);
-        size_t m = sd_size_min(product->m, !rows_free ? product->tile_m : own ? PACKED_ROWS : TILE);
-        size_t n = sd_size_min(product->n, !columns_free ? product->tile_n : own ? PACKED_COLUMNS : TILE);
-        while (own && (double)m * (double)n * (double)product->k > share && m * n > SMALLEST_TILE) {
+        const size_t copies = product->strassen ? 4 : 1; /* quadrants */
+        const size_t most_rows = product->strassen ? SD_STRASSEN_ROWS : own ? PACKED_ROWS : TILE;
+        size_t m = sd_size_min(rows_cut(product), !rows_free ? product->tile_m : most_rows);
+        size_t n = sd_size_min(columns_cut(product), !columns_free ? product->tile_n : own ? PACKED_COLUMNS / copies * 2 : TILE);
+        while (own && (double)(copies * m * n) * (double)product->k > share && copies * m * n > SMALLEST_TILE) {
             size_t *side = rows_free && (!columns_free || m > n) ? &m : &n;
             if (*side <= SD_FACTOR_COLUMNS || (!rows_free && !columns_free))
                 break;
@@ -130,6 +143,11 @@ sd_status sd_run_products(sd_context *context, const sd_gemm *gemms, const sd_pr
     qsort(work.products, count, sizeof *work.products, by_work);
     /* own products, whose numbers are the same in any tile: not those of a BLAS, of which the emulated bf16 is made too */
     const bool own = gemms != NULL && sd_factor_bytes(gemms, 1, 1) > 0;
+    for (size_t p = 0; p < count; p++) {
+        sd_product *product = &work.products[p];
+        product->strassen = product->strassen && own && gemms->strassen != NULL &&
+                            sd_strassen_fits_gradient(product->m, product->n, product->k);
+    }
     shape_tiles(work.products, count, own, sd_threads(context));
     for (size_t p = 0; p < count; p++)
         work.first_task[p + 1] =

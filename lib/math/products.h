@@ -18,6 +18,7 @@ struct sd_product {
     float *c;
     size_t ldc;
     size_t tile_m, tile_n; /* 0: as sd_run_products finds best */
+    bool strassen;         /* by Strassen's formulas where gemms and sizes allow */
     size_t copies;         /* of the same shape, whose factors and result lie next_... floats apart; 0: one */
     size_t next_a, next_b, next_c;
     /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); NULL

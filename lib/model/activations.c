@@ -96,6 +96,7 @@ static sd_status measure_pass(sd_activations *a, const sd_image_group *shapes, s
         a->max_chunks += sd_size_ceil(shapes[i].count, sd_size_max(SD_CHUNK_ROWS / tokens, 1));
     }
     SD_REQUIRE(a->max_images > 0, SD_ERR_ARGUMENT, "the groups have no images");
+    a->max_chunks += SD_HALVED_CHUNKS;
     return SD_OK;
 }
 
@@ -237,13 +238,15 @@ static void place_all(sd_activations *a, arena *space) {
             scaled->dfc2_bias = place_floats(space, 1, d);
         }
     }
-    const sd_gemm gemm = sd_gemm_of(a->precision, NULL);
+    sd_gemm gemm = sd_gemm_of(a->precision, NULL);
+    if (a->allows_strassen)
+        sd_gemm_take_strassen(&gemm);
     size_t packed = sd_block_weights_bytes(g, &gemm, false), packed_back = sd_block_weights_bytes(g, &gemm, true);
     if (!training) {
         a->stream = place_floats(space, t, d);
         a->shared_qkv = packed > 0 ? place_floats(space, sd_size_min(t, SD_WIDE_CHUNKS * r), 3 * d) : NULL;
     }
-    if (packed > 0 && (a->max_chunks > 1 || !training)) {
+    if (packed > 0 && (a->max_chunks > SD_HALVED_CHUNKS + 1 || !training)) {
         a->packed = place(space, sd_size_max(packed, packed_back), 1);
         a->packed_back = a->recomputed > 0 ? place(space, packed_back, 1) : a->packed;
     }
@@ -253,7 +256,8 @@ static void place_all(sd_activations *a, arena *space) {
         sd_thread_work *work = a->thread_work != NULL ? &a->thread_work[thread] : &unused;
         void *scratch = place(space, sd_gemm_scratch(a->precision), 1);
         if (a->gemms != NULL) {
-            a->gemms[thread] = sd_gemm_of(a->precision, scratch);
+            a->gemms[thread] = gemm;
+            a->gemms[thread].scratch = scratch;
             work->gemm = &a->gemms[thread];
         }
         work->normal = place_floats(space, r, d);
@@ -282,6 +286,9 @@ static sd_status plan(sd_activations *a, const sd_model_config *model, const sd_
     if (status != SD_OK)
         return status;
     a->precision = config->precision;
+    SD_REQUIRE(config->products == SD_PRODUCTS_PLAIN || config->products == SD_PRODUCTS_STRASSEN, SD_ERR_ARGUMENT,
+               "products is %d: it must be one of sd_products", (int)config->products);
+    a->allows_strassen = config->products == SD_PRODUCTS_STRASSEN;
     a->mode = (sd_activation_mode)mode;
     SD_REQUIRE(config->recomputed_blocks >= 0 && config->recomputed_blocks <= model->depth, SD_ERR_ARGUMENT,
                "recomputed_blocks is %d: it must be 0 to the model's depth (%d)", (int)config->recomputed_blocks,

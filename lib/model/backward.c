@@ -202,9 +202,11 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
         products[count++] = sd_linear_weight(layer->dqkv, layer->normal1, rows1, 3 * d, d, block + l->qkv_weight);
         products[count++] = sd_linear_weight(layer->dattention, a->blocks[job->block].attention, rows1, d, d, dproj);
     }
-    if (job->block == 0)
-        products[count++] = sd_linear_weight(layer->dx, layer->patches, a->rows, d, g->patch_values,
+    if (job->block == 0) {
+        products[count] = sd_linear_weight(layer->dx, layer->patches, a->rows, d, g->patch_values,
                                            job->gradient + l->patch_weight);
+        products[count++].strassen = false; /* pixels that are 0 in all images leave gradients of 0 */
+    }
     SD_TRY(sd_run_products(a->context, a->gemms, products, count, reduce_partials, job));
     SD_TRY(sd_scale_end(job->model, a, job->block, job->gradient));
 cleanup:

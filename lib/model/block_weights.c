@@ -82,6 +82,13 @@ sd_status sd_block_weights_pack(sd_context *context, const sd_gemm *gemm, sd_blo
     return sd_run(context, pack_task, &job, tasks);
 }
 
+static void take_strassen(const sd_gemm *gemm, sd_block_weights *weights) {
+    sd_factor *factors[WEIGHTS];
+    list(weights, factors);
+    for (size_t i = 0; i < WEIGHTS; i++)
+        sd_factor_take_strassen(gemm, factors[i]);
+}
+
 /* ---- in a pass ----------------------------------------------------------------------------- */
 
 /* One chunk alone would pack as much by itself, unless threads divide it. */
@@ -91,11 +98,13 @@ static bool packs(const sd_activations *a) {
 
 sd_status sd_block_weights_forward(const sd_model *model, sd_activations *a, size_t block) {
     const sd_packed_model *kept = model->packed;
-    if (kept != NULL && kept->way == a->gemms[0].packed) {
+    if (kept != NULL && kept->way == a->gemms[0].packed && !a->strassen) {
         a->weights = kept->blocks[block];
         return SD_OK;
     }
     a->weights = sd_block_weights_of(model, block);
+    if (a->strassen)
+        take_strassen(a->gemms, &a->weights);
     return packs(a) ? sd_block_weights_pack(a->context, a->gemms, &a->weights, a->packed) : SD_OK;
 }
 
@@ -105,5 +114,7 @@ sd_status sd_block_weights_backward(const sd_model *model, sd_activations *a, si
     a->weights_back = weights_of(&a->geometry, SD_PARAMETER(qkv_weight),
                                  scaled ? a->scaled.proj : SD_PARAMETER(proj_weight), SD_PARAMETER(fc1_weight),
                                  scaled ? a->scaled.fc2 : SD_PARAMETER(fc2_weight), true);
+    if (a->strassen)
+        take_strassen(a->gemms, &a->weights_back);
     return packs(a) ? sd_block_weights_pack(a->context, a->gemms, &a->weights_back, a->packed_back) : SD_OK;
 }

@@ -49,6 +49,20 @@ static sd_status place_patches(sd_activations *a, const sd_forward_options *opti
     return SD_OK;
 }
 
+static void halve_last_chunks(sd_activations *a) {
+    if (a->chunk_count <= SD_WIDE_CHUNKS)
+        return;
+    sd_chunk last[SD_HALVED_CHUNKS];
+    size_t count = a->chunk_count -= SD_HALVED_CHUNKS;
+    memcpy(last, a->chunks + count, sizeof last);
+    for (size_t i = 0; i < SD_HALVED_CHUNKS; i++) {
+        size_t middle = last[i].first + (last[i].last - last[i].first) / 2;
+        if (middle > last[i].first)
+            a->chunks[a->chunk_count++] = (sd_chunk){last[i].first, middle};
+        a->chunks[a->chunk_count++] = (sd_chunk){middle, last[i].last};
+    }
+}
+
 static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, size_t count,
                             const sd_forward_options *options) {
     const sd_geometry *g = &a->geometry;
@@ -95,6 +109,7 @@ static sd_status begin_pass(sd_activations *a, const sd_image_group *groups, siz
     }
     a->group_first[count] = a->images;
     a->image_row[a->images] = a->rows;
+    halve_last_chunks(a);
     return place_patches(a, options);
 }
 
@@ -262,6 +277,9 @@ cleanup:
 
 /* ---- a pass of a few images, divided among all threads (strips.c, wide.c) --------------------- */
 
+/* Of a chunk, at least and on average, for Strassen's formulas, whose sums are of use for many rows. */
+#define STRASSEN_ROWS ((size_t)64)
+
 static bool goes_wide(const sd_activations *a) {
     return a->mode == SD_ACTIVATIONS_INFERENCE && a->chunk_count <= SD_WIDE_CHUNKS && a->side_count == 0 &&
            !a->geometry.qk_norm;
@@ -355,6 +373,8 @@ SD_API sd_status sd_model_forward(const sd_model *model, sd_activations *a, cons
     sd_drop_paths(a, &options);
 
     forward_work work = {.model = model, .a = a, .outputs = &outputs};
+    a->strassen = a->gemms[0].strassen != NULL && a->chunk_count > 1 && !goes_wide(a) &&
+                  a->rows >= STRASSEN_ROWS * a->chunk_count;
     atomic_store(&a->cancelled, false);
     status = goes_wide(a) ? forward_wide(&work) : forward_chunks(&work);
     a->side_count = 0;

@@ -183,6 +183,7 @@ struct sd_activations {
     size_t threads;
     const sd_kernels *kernels;
     int32_t precision;
+    bool allows_strassen; /* sd_products */
     sd_gemm *gemms;   /* one for each thread */
 
     size_t group_count;
@@ -204,6 +205,7 @@ struct sd_activations {
     void *side_work;
     size_t side_count;
     bool side_done;
+    bool strassen;                         /* the blocks' weights are packed for Strassen's formulas */
     bool has_forward;                      /* a backward is possible */
     bool has_head;                         /* the forward computed the head */
 
@@ -267,6 +269,10 @@ bool sd_activations_side_done(const sd_activations *a);
 /* A pass of inference of up to so many chunks would leave threads idle, whatever their number: its chunks are divided (wide.c,
  * strips.c). */
 #define SD_WIDE_CHUNKS 3
+
+/* So many chunks at the end of a larger pass are halved: threads that end with chunks of one size would wait for up to the time
+ * of a whole one. */
+#define SD_HALVED_CHUNKS 2
 
 /* Bytes of the activations that sd_activations_create would make. */
 sd_status sd_activations_bytes(const sd_model_config *model, const sd_image_group *shapes, size_t group_count,

@@ -53,7 +53,7 @@ static const setting settings[] = {
     F64(patch_weight),          F64(koleo_weight),         F64(lr_start),
     I32(warmup_kind),           F64(layer_decay),          F64(patch_embed_lr),
     F64(eps_sq_end),            F64(coeff_end),            U64(peak_steps),
-    I32(precision),             I32(recomputed_blocks),
+    I32(precision),             I32(recomputed_blocks),    I32(products),
 };
 
 SD_API size_t sd_setting_count(void) { return sizeof settings / sizeof settings[0]; }

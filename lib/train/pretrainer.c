@@ -46,6 +46,7 @@ static void plan_passes(const sd_pretrainer_config *config, const sd_batch_shape
     student->mode = config->activations;
     student->recomputed_blocks = config->recomputed_blocks;
     student->precision = config->precision;
+    student->products = config->products;
     student->all_tokens = sd_method_has_masks(config);
     student->max_patches =
         shape->micro < shape->batch ? shape->max_piece_patches : shape->max_patches;

@@ -19,6 +19,7 @@ static const struct {
     {"accumulation", {"whole", "pieces"}},
     {"activations", {"inference", "speed", "memory"}},
     {"precision", {"fp32", "bf16"}},
+    {"products", {"plain", "strassen"}},
     {"warmup_kind", {"inclusive", "exclusive"}},
     {"dino.target", {"center", "sinkhorn"}},
     {"model.feed_forward", {"mlp", "swiglu"}},

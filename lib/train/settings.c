@@ -38,6 +38,7 @@ SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config) {
     config->batch_size = 64;
     config->accumulation = SD_ACCUMULATE_WHOLE;
     config->activations = SD_ACTIVATIONS_SPEED;
+    config->products = SD_PRODUCTS_STRASSEN;
     config->total_steps = 10000;
     config->warmup_steps = 1000;
     config->lr = 5e-4;
@@ -163,6 +164,8 @@ static sd_status check(const sd_pretrainer_config *c) {
                "activations is %d: training needs SD_ACTIVATIONS_SPEED or SD_ACTIVATIONS_MEMORY", c->activations);
     SD_REQUIRE(c->recomputed_blocks >= 0 && c->recomputed_blocks <= c->model.depth, SD_ERR_ARGUMENT,
                "recomputed_blocks is %d: it must be 0 to model.depth (%d)", c->recomputed_blocks, c->model.depth);
+    SD_REQUIRE(c->products == SD_PRODUCTS_PLAIN || c->products == SD_PRODUCTS_STRASSEN, SD_ERR_ARGUMENT,
+               "products is %d: it must be one of sd_products", c->products);
     SD_REQUIRE(c->loss.groups >= 1 && c->batch_size % (size_t)c->loss.groups == 0, SD_ERR_ARGUMENT,
                "loss.groups is %d: it must be at least 1 and divide batch_size (%zu)", c->loss.groups, c->batch_size);
     SD_REQUIRE(c->accumulation == SD_ACCUMULATE_WHOLE || sd_trainer_micro_batch(c) % (size_t)c->loss.groups == 0,

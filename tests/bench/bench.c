@@ -1,7 +1,7 @@
 /* bench - how fast the library is.
  *
  *     bench [step] [--dim N --depth N --heads N --patch N --image N --local N --locals N --batch N --steps N]
- *           [--threads N] [--memory] [--recompute BLOCKS] [--packed] [--precision fp32|bf16] [--json FILE] [--no-sgemm]
+ *           [--threads N] [--memory] [--recompute BLOCKS] [--plain] [--packed] [--precision fp32|bf16] [--json FILE] [--no-sgemm]
  *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
  *                 [--precision fp32|bf16]
  *     bench coding-rate [--n N --d N]
@@ -163,6 +163,8 @@ static void parse(options *o, int argc, char **argv) {
             o->memory = 1;
         } else if (strcmp(argv[i], "--packed") == 0) {
             o->packed = 1;
+        } else if (strcmp(argv[i], "--plain") == 0) {
+            o->plain = 1;
         } else if (strcmp(argv[i], "--no-sgemm") == 0) {
             o->no_sgemm = 1;
         } else if (strcmp(argv[i], "--precision") == 0 && i + 1 < argc) {

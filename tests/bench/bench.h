@@ -8,7 +8,7 @@
 typedef struct options {
     long dim, depth, heads, patch, image, local, locals, batch, steps, threads, micro, n, d, m, head_hidden, head_dim;
     long width, height; /* of the images that are augmented */
-    int memory, packed, no_sgemm;
+    int memory, packed, plain, no_sgemm;
     long recompute; /* blocks */
     int32_t precision;
     const char *json;

@@ -164,8 +164,8 @@ static block make_block(const options *o) {
     const size_t out[WEIGHTS] = {3 * d, d, f, d}, in[WEIGHTS] = {d, d, d, f};
     for (size_t i = 0; i < WEIGHTS; i++) {
         const float *weight = random_floats(out[i] * in[i], 1 + i);
-        b.weights[i] = with_memory(&b.gemm, (sd_factor){true, out[i], in[i], weight, in[i], NULL});
-        b.weights_back[i] = with_memory(&b.gemm, (sd_factor){false, in[i], out[i], weight, in[i], NULL});
+        b.weights[i] = with_memory(&b.gemm, (sd_factor){true, out[i], in[i], weight, in[i], NULL, false});
+        b.weights_back[i] = with_memory(&b.gemm, (sd_factor){false, in[i], out[i], weight, in[i], NULL, false});
     }
     b.vector = take(f, sizeof(float));
     b.gradient = take(d * f, sizeof(float));

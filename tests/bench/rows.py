@@ -21,8 +21,9 @@ class Row:
     ours: list = field(default_factory=list)   # more arguments of our program
 
 
-# What to do for less memory in a step: a third of the blocks computed again, or all.
-THRIFTY = {"4 blocks computed again": ["--recompute", "4"], "all blocks computed again": ["--memory"]}
+# What else to choose for a step: sums as they are defined; for less memory some of the blocks computed again, or all.
+CHOICES = {"plain products": ["--plain"], "5 blocks computed again": ["--recompute", "5"],
+           "all blocks computed again": ["--memory"]}
 
 
 def options(**values):
@@ -43,7 +44,7 @@ def rows(size, modes, compiled):
     small = {"dim": 192, "depth": 6, "heads": 3, "patch": 4, "image": 32, "local": 16, "locals": 6}
     big, narrow = "ViT-S/16", "dim 192, depth 6, patch 4"
     if size == "tiny":
-        vit.update(dim=64, depth=4, heads=1, patch=8, image=16)
+        vit.update(dim=64, depth=6, heads=1, patch=8, image=16)
         small.update(dim=32, depth=1, heads=1)
         big, narrow = "tiny", "smaller"
     vit_step = {**vit, "local": 96, "locals": 10}

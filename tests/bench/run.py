@@ -15,7 +15,7 @@ from pathlib import Path
 
 import growth
 from measure import Failed, Missing, Programs, cores, middle, processor, say, stop
-from rows import ORT, SIZES, THRIFTY, TORCH, rows
+from rows import ORT, SIZES, CHOICES, TORCH, rows
 
 BUSY = 0.1  # cores: less than that of other programs is not worth a word
 WIDTHS = (61, 14, 7, 40, 6)
@@ -104,11 +104,11 @@ class Bench:
         self.line(row.work + mark, amount(row.mode, ours), share, peer, ratio)
 
     def show_memory(self, row, result):
-        """Peak memory of the first step, and that of the thriftiest peer; and what the step takes with less memory."""
+        """Peak memory of the first step, and that of the thriftiest peer; and what the step takes otherwise."""
         ranked = sorted((p["peak_rss_mib"], name) for name, p in result["peers"].items() if "ms" in p)
         fastest = min((p["ms"] for p in result["peers"].values() if "ms" in p), default=None)
         lines = []
-        for way, more in {"": [], **THRIFTY}.items():
+        for way, more in {"": [], **CHOICES}.items():
             ours = summary([self.programs.ours("step", *row.arguments, *more, "--no-sgemm")]) if more else result["ours"]
             work = f"the same, {way}, and its time" if more else "peak memory of the first step (ours / peer)"
             memory = {"work": work, "mode": "memory", "ours_mib": ours["peak_rss_mib"], "ours_ms": ours["ms"]}

@@ -40,6 +40,7 @@ void bench_step(const options *o, sd_context *context, FILE *json) {
     config.activations = o->memory ? SD_ACTIVATIONS_MEMORY : SD_ACTIVATIONS_SPEED;
     config.recomputed_blocks = (int32_t)o->recompute;
     config.precision = o->precision;
+    config.products = o->plain ? SD_PRODUCTS_PLAIN : SD_PRODUCTS_STRASSEN;
     config.lr = 1e-4;
     size_t planned;
     check(sd_pretrainer_memory(context, &config, &planned), "memory");

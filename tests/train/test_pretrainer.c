@@ -96,6 +96,7 @@ static void odd_mode(sd_pretrainer_config *c) { c->activations = SD_ACTIVATIONS_
 static void odd_heads(sd_pretrainer_config *c) { c->model.heads = 5; }
 static void odd_optimizer(sd_pretrainer_config *c) { c->optimizer.kind = 9; }
 static void odd_accumulation(sd_pretrainer_config *c) { c->accumulation = 2; }
+static void odd_products(sd_pretrainer_config *c) { c->products = 2; }
 
 static void test_refusals(void **state) {
     (void)state;
@@ -109,6 +110,7 @@ static void test_refusals(void **state) {
         {negative_decay, "weight_decay"}, {no_limit, "clip_limit"},    {odd_groups, "groups"},
         {no_eps, "eps_sq"},            {odd_mode, "activations"},      {odd_heads, "heads"},
         {odd_optimizer, "kind"},       {odd_accumulation, "accumulation"},
+        {odd_products, "products is 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sd_pretrainer_config c = small_config();
@@ -336,6 +338,47 @@ static void test_foretold_memory(void **state) {
     check_foretold(c);
 }
 
+/* ---- products -------------------------------------------------------------------------------- */
+
+/* Three steps of a network that is wide enough for Strassen's formulas: their gradients. */
+static void three_steps(int32_t products, int threads, double norms[3]) {
+    sd_context *context = make_context(threads, NULL);
+    sd_pretrainer_config c = small_config();
+    c.model.dim = 128;
+    c.batch_size = 24; /* 816 tokens of global crops, 360 of local ones */
+    c.products = products;
+    sd_pretrainer *trainer = make_trainer(context, &c);
+    for (int i = 0; i < 3; i++) {
+        sd_step_metrics metrics = {.size = sizeof metrics};
+        assert_int_equal(sd_pretrainer_step(trainer, images, 24, &metrics), SD_OK);
+        norms[i] = metrics.gradient_norm;
+    }
+    sd_pretrainer_destroy(trainer);
+    sd_context_destroy(context);
+}
+
+/* Strassen's formulas are the default; a run with them is near one without, and the same for any number of threads. */
+static void test_products(void **state) {
+    (void)state;
+    sd_pretrainer_config c;
+    char text[256];
+    sd_pretrainer_config_init(&c);
+    assert_int_equal(c.products, SD_PRODUCTS_STRASSEN);
+    assert_int_equal(sd_setting_set(&c, "products", "plain"), SD_OK);
+    assert_int_equal(c.products, SD_PRODUCTS_PLAIN);
+    assert_int_equal(sd_setting_set(&c, "products", "strassen"), SD_OK);
+    assert_int_equal(sd_setting_get(&c, "products", text, sizeof text), SD_OK);
+    assert_string_equal(text, "strassen");
+    assert_int_equal(sd_setting_set(&c, "products", "winograd"), SD_ERR_ARGUMENT);
+
+    double plain[3], fast[3], other[3];
+    three_steps(SD_PRODUCTS_PLAIN, 2, plain);
+    three_steps(SD_PRODUCTS_STRASSEN, 2, fast);
+    three_steps(SD_PRODUCTS_STRASSEN, 3, other);
+    assert_true(fabs(fast[0] - plain[0]) <= 1e-5 * plain[0]); /* later ones follow their own weights */
+    assert_memory_equal(fast, other, sizeof fast);
+}
+
 /* ---- accumulation, threads, loaders -------------------------------------------------------- */
 
 static void test_whole_batch_in_pieces(void **state) {
@@ -463,6 +506,7 @@ int main(void) {
         cmocka_unit_test(test_failing_allocations),
         cmocka_unit_test(test_no_allocation_in_a_step),
         cmocka_unit_test(test_foretold_memory),
+        cmocka_unit_test(test_products),
         cmocka_unit_test(test_whole_batch_in_pieces),
         cmocka_unit_test(test_loader_runs),
         cmocka_unit_test(test_two_contexts),
