@@ -14,6 +14,14 @@
 #define COLUMNS 32
 #define FETCHED_ROWS ((size_t)8) /* of columns that are packed, at once: they stay in the first cache */
 
+/* X of each row of a tile, of which TILE_ROWS tells how many: 2, 4 or 8. */
+#define EACH_ROW(X) EACH_OF(TILE_ROWS)(X)
+#define EACH_OF(rows) EACH_OF_(rows)
+#define EACH_OF_(rows) EACH_OF_##rows
+#define EACH_OF_2(X) X(0) X(1)
+#define EACH_OF_4(X) EACH_OF_2(X) X(2) X(3)
+#define EACH_OF_8(X) EACH_OF_4(X) X(4) X(5) X(6) X(7)
+
 /* Whatever lies in memory is read as units. */
 typedef uint32_t __attribute__((may_alias)) unit;
 

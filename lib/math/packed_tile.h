@@ -7,13 +7,6 @@
  *   FACTORS, FACTOR(x)       16 units of packed factors, and such out of 512 bits
  *   ADD_PRODUCT(sum, x, y)   sum + x y
  * Every number of C is the same sum in the same order, whichever tile it is in. */
-#if TILE_ROWS == 8
-#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#elif TILE_ROWS == 4
-#define EACH_ROW(X) X(0) X(1) X(2) X(3)
-#else
-#define EACH_ROW(X) X(0) X(1)
-#endif
 #if TILE_WIDE
 #define IF_WIDE(x) x
 #else
@@ -108,5 +101,4 @@ TARGET static void TILE_NAME(size_t units, const unit *a, size_t stride, size_t 
 #undef TILE_ROWS
 #undef TILE_WIDE
 #undef TILE_STREAM
-#undef EACH_ROW
 #undef IF_WIDE

@@ -121,11 +121,12 @@ static void shape_tiles(sd_product *products, size_t count, bool own, size_t thr
         const bool rows_free = product->tile_m == 0, columns_free = product->tile_n == 0;
         double share = left / (double)threads;
         left -= work_of(product);
-        const size_t copies = product->strassen ? 4 : 1; /* quadrants */
+        const size_t quadrants = product->strassen ? 4 : 1;
         const size_t most_rows = product->strassen ? SD_STRASSEN_ROWS : own ? PACKED_ROWS : TILE;
+        const size_t most_columns = product->strassen ? PACKED_COLUMNS / 2 : own ? PACKED_COLUMNS : TILE;
         size_t m = sd_size_min(rows_cut(product), !rows_free ? product->tile_m : most_rows);
-        size_t n = sd_size_min(columns_cut(product), !columns_free ? product->tile_n : own ? PACKED_COLUMNS / copies * 2 : TILE);
-        while (own && (double)(copies * m * n) * (double)product->k > share && copies * m * n > SMALLEST_TILE) {
+        size_t n = sd_size_min(columns_cut(product), !columns_free ? product->tile_n : most_columns);
+        while (own && (double)(quadrants * m * n) * (double)product->k > share && quadrants * m * n > SMALLEST_TILE) {
             size_t *side = rows_free && (!columns_free || m > n) ? &m : &n;
             if (*side <= SD_FACTOR_COLUMNS || (!rows_free && !columns_free))
                 break;

@@ -58,7 +58,7 @@ typedef struct destination {
     float *c;    /* NULL: nowhere */
     float sign;
     bool add;
-    size_t rows; /* from the place of a tile on; read where not all may exist */
+    size_t rows; /* of a tile there: fewer than ROWS in the last one alone */
 } destination;
 
 /* Rows of a left factor. */
@@ -191,7 +191,7 @@ static inline void destinations_of(const formula *f, bool add, float *c, size_t 
         to[d].c = quadrant == NONE ? NULL : c + half_of_rows(quadrant) * rows * ldc + half_of_columns(quadrant) * columns;
         to[d].sign = f->c[d].sign;
         to[d].add = add || !f->c[d].first;
-        to[d].rows = rows;
+        to[d].rows = ROWS;
     }
 }
 

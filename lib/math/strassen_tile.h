@@ -5,14 +5,6 @@
  *   TILE_STEP     numbers from one unit of a row of A to the next: 1, or 16 in panels of 16 rows
  * A B for so many rows and 32 columns, `place` numbers further in both destinations. Unit u of row r of A is at
  * a[r*stride + u*TILE_STEP]. With each four units a line is fetched of `next`, next_step bytes further, and of a row of C. */
-#if TILE_ROWS == 8
-#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#elif TILE_ROWS == 4
-#define EACH_ROW(X) X(0) X(1) X(2) X(3)
-#else
-#define EACH_ROW(X) X(0) X(1)
-#endif
-
 TARGET static void TILE_NAME(size_t units, const left_rows left[2], size_t rows, const float *b, const destination to[2],
                              size_t place, size_t ldc, const char *next, size_t next_step) {
 #define ZERO(r) __m512 c##r##0 = _mm512_setzero_ps(), c##r##1 = _mm512_setzero_ps();
@@ -97,4 +89,3 @@ TARGET static void TILE_NAME(size_t units, const left_rows left[2], size_t rows,
 #undef TILE_ROWS
 #undef TILE_WHOLE
 #undef TILE_STEP
-#undef EACH_ROW

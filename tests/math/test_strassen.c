@@ -42,24 +42,18 @@ static float *take(size_t count) {
     return x;
 }
 
-/* Whole numbers from -4 to 4: sums of 1,536 products of sums of two stay below 2^24. */
-static float *whole_numbers(size_t count, uint64_t seed) {
+/* Normal ones; or whole ones from -4 to 4: sums of 1,536 products of sums of two stay below 2^24. */
+static float *random_numbers(size_t count, uint64_t seed, bool whole) {
     float *x = take(count);
     sd_random random;
     sd_random_init(&random, seed, 1, 0);
     for (size_t i = 0; i < count; i++)
-        x[i] = (float)((int)(sd_random_u32(&random) % 9) - 4);
+        x[i] = whole ? (float)((int)(sd_random_u32(&random) % 9) - 4) : (float)sd_random_normal(&random);
     return x;
 }
 
-static float *normal_numbers(size_t count, uint64_t seed) {
-    float *x = take(count);
-    sd_random random;
-    sd_random_init(&random, seed, 2, 0);
-    for (size_t i = 0; i < count; i++)
-        x[i] = (float)sd_random_normal(&random);
-    return x;
-}
+static float *whole_numbers(size_t count, uint64_t seed) { return random_numbers(count, seed, true); }
+static float *normal_numbers(size_t count, uint64_t seed) { return random_numbers(count, seed, false); }
 
 static float *transposed(const float *x, size_t rows, size_t columns) {
     float *y = take(rows * columns);

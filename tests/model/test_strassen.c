@@ -168,12 +168,12 @@ static void test_near_plain(void **state) {
         assert_true(fast.strassen && !plain.strassen);
         assert_false(same(&fast, &plain));
         double tokens = difference(fast.class_tokens, plain.class_tokens, IMAGES * DIM);
-        if (!(tokens <= 3e-6))
+        if (!(tokens <= 2e-6))
             fail_msg("form %d: class tokens differ by %g of the largest", form, tokens);
         for (size_t i = 0; i < plain.tensor_count; i++) {
             const sd_tensor_info *tensor = &plain.tensors[i];
             double d = difference(fast.gradient + tensor->offset, plain.gradient + tensor->offset, tensor->count);
-            if (!(d <= 5e-6))
+            if (!(d <= 3e-6))
                 fail_msg("form %d: the gradient of tensor %zu differs by %g of the largest", form, i, d);
         }
         drop(&plain);
