@@ -29,6 +29,7 @@ int command_info(int argc, char **argv) {
            sd_version_string());
     printf("CPU           %s\n", info.cpu);
     printf("kernels       %s\n", info.kernels);
+    printf("fp32          %s\n", info.fp32);
     printf("bf16          %s\n",
            info.bf16[0] != '\0' ? info.bf16 : "not available: this CPU (as SIMDINO_CPU allows it) lacks AVX512_BF16");
     printf("threads       %d\n", sd_context_threads(context));

@@ -174,9 +174,14 @@ typedef struct sd_system_info {
     const char *blas_kernel;    /* e.g. "SkylakeX"; "" where the BLAS does not tell */
     int32_t blas_threads;       /* its present number of threads; 0 where it does not tell */
     const char *advice;         /* "" or what to change: a BLAS that runs kernels below what the CPU can, ... */
-    /* what computes SD_PRECISION_BF16: "avx512_bf16 dot" (VDPBF16PS), "avx512_bf16 fma" (FMA of the rounded factors,
-     * where that is faster), "onednn" (built with it), "emulated" (see sd_precision_check); "" where it is refused */
+    /* what computes SD_PRECISION_BF16: "amx_bf16 tiles" (TDPBF16PS), "avx512_bf16 dot" (VDPBF16PS), "avx512_bf16 fma" (FMA of
+     * the rounded factors, where that is faster), "onednn" (built with it), "emulated" (see sd_precision_check); "" where it is
+     * refused */
     const char *bf16;
+    /* what computes SD_PRECISION_FP32 in networks: "amx_bf16 tiles, three for a float" (each number as the sum of three
+     * bfloat16, exactly; results are no further from exact ones than with FMA), "avx512 fma" (the library's own), "onednn",
+     * "blas" (or what stands in for it: see advice) */
+    const char *fp32;
 } sd_system_info;
 
 /* Fills `info`, whose `size` the caller has set to sizeof(sd_system_info). The texts are constants.

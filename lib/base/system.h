@@ -11,19 +11,32 @@ typedef enum sd_cpu_level { SD_CPU_GENERIC = 0, SD_CPU_AVX2 = 1, SD_CPU_AVX512 =
  * ("generic", "avx2", "avx512"). */
 sd_cpu_level sd_cpu_detect(void);
 const char *sd_cpu_level_name(sd_cpu_level level);
-/* Whether the products of math/packed.h run here, and whether those of floats are faster than a BLAS with the right
- * kernels. */
+/* Whether the products of math/packed.h run here. */
 bool sd_cpu_has_packed_products(void);
-bool sd_cpu_prefers_packed_products(void);
+/* Whether those by the tiles of AMX do. The first call asks the operating system for them, for the whole process. */
+bool sd_cpu_has_tiles(void);
 const char *sd_cpu_features(void);
 
-/* What computes in bf16 here (math/packed.h). */
+/* What computes the products of networks in fp32 here (math/packed.h). */
+typedef enum sd_fp32_level {
+    SD_FP32_BLAS = 0, /* or own products where the BLAS is unfit for the CPU */
+    SD_FP32_ONEDNN = 1,
+    SD_FP32_FMA = 2,
+    SD_FP32_TILES = 3
+} sd_fp32_level;
+
+/* As the build, the CPU, SIMDINO_CPU and SIMDINO_FP32 ("blas", "fma", "tiles": that one, where it is possible) say. */
+sd_fp32_level sd_fp32_detect(void);
+const char *sd_fp32_level_name(sd_fp32_level level);
+
+/* What computes in bf16 here. */
 typedef enum sd_bf16_level {
     SD_BF16_NONE = 0,
     SD_BF16_EMULATED = 1,
     SD_BF16_FMA = 2,
     SD_BF16_DOT = 3,
-    SD_BF16_ONEDNN = 4
+    SD_BF16_ONEDNN = 4,
+    SD_BF16_TILES = 5
 } sd_bf16_level;
 
 /* Compilers that know the instructions of AVX512_BF16. */
@@ -33,7 +46,14 @@ typedef enum sd_bf16_level {
 #define SD_HAVE_PACKED_KERNELS 1
 #endif
 
-/* As the CPU, SIMDINO_CPU and SIMDINO_BF16 ("emulate", "fma", "dot", "onednn": that one, where it is possible) say. */
+/* Compilers that know the instructions of AMX, and the operating system whose permission to use them is asked for in cpu.c. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__clang__) && __clang_major__ >= 12
+#define SD_HAVE_TILE_KERNELS 1
+#elif defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 11
+#define SD_HAVE_TILE_KERNELS 1
+#endif
+
+/* As the CPU, SIMDINO_CPU and SIMDINO_BF16 ("emulate", "fma", "dot", "tiles", "onednn": that one, where it is possible) say. */
 sd_bf16_level sd_bf16_detect(void);
 const char *sd_bf16_level_name(sd_bf16_level level); /* "" for none */
 

@@ -14,6 +14,7 @@ SD_API sd_status sd_system_info_get(sd_system_info *info) {
         .blas_kernel = sd_blas_kernel(),
         .blas_threads = sd_blas_thread_count(),
         .advice = sd_blas_advice(),
+        .fp32 = sd_fp32_level_name(sd_fp32_detect()),
         .bf16 = sd_bf16_level_name(sd_bf16_detect()),
     };
     memcpy(info, &filled, sd_size_min(info->size, sizeof filled));

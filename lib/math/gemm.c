@@ -47,13 +47,31 @@ const char *sd_gemm_name(void) {
     return own != NULL ? own->name : "blas";
 }
 
-/* Whether networks multiply floats with the products of packed.h. */
-static bool packed_products(void) {
-#if defined(SD_HAVE_ONEDNN)
-    return false;
-#else
-    return sd_cpu_has_packed_products() && (sd_cpu_prefers_packed_products() || own_products() != NULL);
+/* With which of packed.h networks multiply floats; NULL: by sd_sgemm. */
+static const sd_packed *packed_floats(sd_fp32_level level) {
+    switch (level) {
+#if defined(SD_HAVE_TILE_KERNELS)
+    case SD_FP32_TILES: return &sd_packed_float_tiles;
 #endif
+#if defined(SD_HAVE_PACKED_KERNELS)
+    case SD_FP32_FMA: return &sd_packed_float;
+#endif
+    default: return NULL;
+    }
+}
+
+/* With which they multiply rounded factors, except for oneDNN. */
+static const sd_packed *packed_bf16(sd_bf16_level level) {
+    switch (level) {
+#if defined(SD_HAVE_TILE_KERNELS)
+    case SD_BF16_TILES: return &sd_packed_bf16_tiles;
+#endif
+#if defined(SD_HAVE_PACKED_KERNELS)
+    case SD_BF16_DOT: return &sd_packed_bf16_dot;
+    case SD_BF16_FMA: return &sd_packed_bf16_fma;
+#endif
+    default: return &sd_packed_bf16_emulated;
+    }
 }
 
 void sd_sgemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b,
@@ -135,23 +153,18 @@ static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, siz
 
 sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
     if (precision != SD_PRECISION_BF16) {
-#if defined(SD_HAVE_PACKED_KERNELS)
-        if (packed_products())
-            return (sd_gemm){multiply_packed, scratch, "packed avx512", &sd_packed_float, NULL};
-#endif
+        const sd_fp32_level level = sd_fp32_detect();
+        const sd_packed *packed = packed_floats(level);
+        if (packed != NULL)
+            return (sd_gemm){multiply_packed, scratch, sd_fp32_level_name(level), packed, NULL};
         return (sd_gemm){.multiply = multiply_fp32, .name = sd_gemm_name()};
     }
-#if defined(SD_HAVE_PACKED_KERNELS)
-    sd_bf16_level level = sd_bf16_detect();
-#if defined(SD_HAVE_ONEDNN)
+    const sd_bf16_level level = sd_bf16_detect();
+#if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
     if (level == SD_BF16_ONEDNN)
         return (sd_gemm){multiply_onednn, scratch, sd_bf16_level_name(level), NULL, NULL};
 #endif
-    if (level == SD_BF16_DOT || level == SD_BF16_FMA)
-        return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(level),
-                         level == SD_BF16_DOT ? &sd_packed_bf16_dot : &sd_packed_bf16_fma, NULL};
-#endif
-    return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(SD_BF16_EMULATED), &sd_packed_bf16_emulated, NULL};
+    return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(level), packed_bf16(level), NULL};
 }
 
 void sd_gemm_take_strassen(sd_gemm *gemm) {
@@ -164,13 +177,16 @@ void sd_gemm_take_strassen(sd_gemm *gemm) {
 }
 
 size_t sd_gemm_scratch(int32_t precision) {
-    if (precision != SD_PRECISION_BF16)
-        return packed_products() ? SD_PACKED_SCRATCH : 0;
+    if (precision != SD_PRECISION_BF16) {
+        const sd_packed *packed = packed_floats(sd_fp32_detect());
+        return packed != NULL ? packed->scratch : 0;
+    }
+    const sd_bf16_level level = sd_bf16_detect();
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
-    if (sd_bf16_detect() == SD_BF16_ONEDNN)
+    if (level == SD_BF16_ONEDNN)
         return SD_ONEDNN_SCRATCH;
 #endif
-    return SD_PACKED_SCRATCH;
+    return packed_bf16(level)->scratch;
 }
 
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)

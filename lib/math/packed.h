@@ -6,12 +6,13 @@
 #include "base/base.h"
 #include "base/system.h"
 
-/* C = alpha op(A) op(B) + beta C as sd_sgemm, k > 0. One thread; scratch: SD_PACKED_SCRATCH bytes, SD_ALIGNMENT-aligned.
+/* C = alpha op(A) op(B) + beta C as sd_sgemm, k > 0. One thread; scratch: as the way wants it, SD_ALIGNMENT-aligned.
  * The result does not depend on how C is cut into products of multiples of 16 rows and columns.
  *
  * In bf16 each factor becomes the nearest bfloat16, ties to even; subnormal numbers become 0, too large ones infinity, NaN
  * stays NaN. */
-#define SD_PACKED_SCRATCH ((size_t)448 * 1024)
+#define SD_PACKED_SCRATCH ((size_t)448 * 1024) /* of all ways but */
+#define SD_TILES_SCRATCH ((size_t)1024 * 1024) /* those by AMX */
 typedef void sd_packed_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
                                const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch);
 
@@ -28,19 +29,24 @@ typedef void sd_packed_multiply(size_t m, size_t n, size_t k, const float *a, si
 /* A way to multiply. */
 typedef struct sd_packed {
     sd_packed_product *product;
-    sd_packed_pack *pack;         /* NULL: nothing can be packed beforehand */
+    sd_packed_pack *pack; /* NULL: nothing can be packed beforehand */
     sd_packed_multiply *multiply;
-    size_t per_unit;              /* numbers along the inner dimension in a unit of 4 bytes */
+    size_t step, step_bytes; /* so many numbers along the inner dimension are packed together, into so many bytes */
+    size_t scratch;          /* bytes of working memory */
 } sd_packed;
 
 static inline size_t sd_packed_bytes(const sd_packed *packed, size_t n, size_t k) {
-    return sd_size_ceil(n, SD_PACKED_COLUMNS) * SD_PACKED_COLUMNS * sd_size_ceil(k, packed->per_unit) * sizeof(uint32_t);
+    return sd_size_ceil(n, SD_PACKED_COLUMNS) * SD_PACKED_COLUMNS * sd_size_ceil(k, packed->step) * packed->step_bytes;
 }
 
 #if defined(SD_HAVE_PACKED_KERNELS) /* for CPUs of which sd_cpu_has_packed_products() */
 extern const sd_packed sd_packed_float;
 extern const sd_packed sd_packed_bf16_dot; /* by VDPBF16PS */
 extern const sd_packed sd_packed_bf16_fma; /* by FMA in float */
+#endif
+#if defined(SD_HAVE_TILE_KERNELS) /* for CPUs of which sd_cpu_has_tiles() */
+extern const sd_packed sd_packed_float_tiles; /* by AMX, of three bfloat16 for each float */
+extern const sd_packed sd_packed_bf16_tiles;  /* by AMX */
 #endif
 /* The same roundings on any CPU, and then products by sd_sgemm: for tests. */
 extern const sd_packed sd_packed_bf16_emulated;

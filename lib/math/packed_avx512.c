@@ -311,7 +311,9 @@ TARGET static inline __attribute__((always_inline)) void multiply(factors kind, 
                                        size_t first_column, size_t columns, float *c, size_t ldc, void *scratch) {     \
         multiply(kind, m, n, k, a, lda, packed, first_column, columns, c, ldc, scratch);                               \
     }                                                                                                                  \
-    const sd_packed name = {name##_product, name##_pack, name##_multiply, kind == BF16_PAIRS ? 2 : 1};
+    const sd_packed name = {name##_product, name##_pack,                                                               \
+                            name##_multiply, kind == BF16_PAIRS ? 2 : 1,                                               \
+                            UNIT_BYTES, SD_PACKED_SCRATCH};
 
 WAY(sd_packed_float, FLOATS)
 WAY(sd_packed_bf16_fma, BF16_FLOATS)

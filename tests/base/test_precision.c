@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "base/system.h"
-#include "bf16.h"
+#include "ways.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -76,8 +76,44 @@ static void fit_cpu(void **state) {
     bf16_take("dot");
     assert_string_equal(info_bf16(), "avx512_bf16 dot");
     bf16_take(NULL);
-    assert_true(strncmp(info_bf16(), "avx512_bf16 ", 12) == 0 || strcmp(info_bf16(), "onednn") == 0);
     assert_non_null(strstr(sd_cpu_features(), "avx512_bf16"));
+    if (sd_cpu_has_tiles()) {
+        assert_non_null(strstr(sd_cpu_features(), "amx_bf16"));
+        assert_string_equal(info_bf16(), "amx_bf16 tiles");
+    } else {
+        bf16_take("tiles"); /* what is not there is not taken */
+        assert_true(strncmp(info_bf16(), "avx512_bf16 ", 12) == 0 || strcmp(info_bf16(), "onednn") == 0);
+        bf16_take(NULL);
+    }
+}
+
+static const char *info_fp32(void) {
+    sd_system_info info = {.size = sizeof info};
+    assert_int_equal(sd_system_info_get(&info), SD_OK);
+    assert_non_null(info.fp32);
+    return info.fp32;
+}
+
+/* What the environment wishes where it is there, else the best of what is. */
+static void ways_of_fp32(void **state) {
+    (void)state;
+    if (strcmp(info_fp32(), "onednn") == 0)
+        skip();
+    fp32_take("blas");
+    assert_string_equal(info_fp32(), "blas");
+    fp32_take("fma");
+    assert_string_equal(info_fp32(), sd_cpu_has_packed_products() ? "avx512 fma" : "blas");
+    fp32_take(NULL);
+    const char *best = sd_cpu_has_tiles()             ? "amx_bf16 tiles, three for a float"
+                       : sd_cpu_has_packed_products() ? "avx512 fma"
+                                                      : "blas";
+    assert_string_equal(info_fp32(), best);
+    fp32_take("tiles");
+    assert_string_equal(info_fp32(), best);
+    fp32_take(NULL);
+    setenv("SIMDINO_CPU", "avx2", 1);
+    assert_string_equal(info_fp32(), "blas");
+    unsetenv("SIMDINO_CPU");
 }
 
 int main(void) {
@@ -85,6 +121,7 @@ int main(void) {
         cmocka_unit_test(names),
         cmocka_unit_test(unfit_cpu),
         cmocka_unit_test(fit_cpu),
+        cmocka_unit_test(ways_of_fp32),
     };
     return cmocka_run_group_tests_name("precision", tests, NULL, NULL);
 }

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "bf16.h"
+#include "ways.h"
 #include "failing_memory.h"
 #include <simdino/embed.h>
 

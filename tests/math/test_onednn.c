@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "bf16.h"
+#include "ways.h"
 #include "math/math.h"
 #include "math/products.h"
 #include "small_runs.h"

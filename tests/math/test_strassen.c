@@ -9,6 +9,7 @@
 #include "math/math.h"
 #include "math/products.h"
 #include "math/strassen.h"
+#include "ways.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ static sd_gemm gemm;
 
 static int make_gemm(void **state) {
     (void)state;
+    fp32_take("fma");
     size_t bytes = sd_gemm_scratch(SD_PRECISION_FP32);
     gemm = sd_gemm_of(SD_PRECISION_FP32, bytes == 0 ? NULL : sd_allocate(NULL, bytes, 1));
     sd_gemm_take_strassen(&gemm);
@@ -26,6 +28,7 @@ static int make_gemm(void **state) {
 
 static int drop_gemm(void **state) {
     (void)state;
+    fp32_take(NULL);
     sd_release(NULL, gemm.scratch);
     return 0;
 }

@@ -17,7 +17,7 @@
 
 #include <cmocka.h>
 
-#include "bf16.h"
+#include "ways.h"
 #include "golden.h"
 #include "model/model.h"
 

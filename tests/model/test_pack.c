@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "bf16.h"
+#include "ways.h"
 #include "failing_memory.h"
 #include "math/math.h"
 #include "model/model.h"
@@ -132,19 +132,6 @@ static void expect_same(const sd_model *model, int32_t precision, size_t images,
     embed(model, precision, images, all_tokens, &actual);
     if (memcmp(&actual, expected, sizeof actual) != 0)
         fail_msg("%s: precision %d, %zu images, all tokens %d: other features", when, precision, images, all_tokens);
-}
-
-/* Calls check for fp32 and for each way to compute in bf16. */
-static void each_way(void (*check)(int32_t precision, const char *way)) {
-    const char *ways[BF16_WAYS_MAX];
-    size_t count = bf16_ways(ways);
-    for (size_t way = 0; way < count; way++) {
-        bf16_take(ways[way]);
-        if (way == 0)
-            check(SD_PRECISION_FP32, "fp32");
-        check(SD_PRECISION_BF16, ways[way]);
-    }
-    bf16_take(NULL);
 }
 
 static void check_same_features(int32_t precision, const char *way) {

@@ -9,6 +9,7 @@
 
 #include "math/math.h"
 #include "model/model.h"
+#include "ways.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -132,6 +133,7 @@ static void drop(results *r) {
 }
 
 static void need_strassen(void) {
+    fp32_take("fma");
     sd_gemm gemm = sd_gemm_of(SD_PRECISION_FP32, NULL);
     sd_gemm_take_strassen(&gemm);
     if (gemm.strassen == NULL)

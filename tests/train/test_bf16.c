@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "bf16.h"
+#include "ways.h"
 #include "model/model.h"
 #include "scratch.h"
 #include "small_runs.h"
