@@ -29,6 +29,9 @@ typedef enum sd_fp32_level {
 sd_fp32_level sd_fp32_detect(void);
 const char *sd_fp32_level_name(sd_fp32_level level);
 
+/* Whether Strassen's formulas make its FMA products faster: on AMD's CPUs; and where SIMDINO_FP32 is "fma", for tests. */
+bool sd_cpu_prefers_strassen(void);
+
 /* What computes in bf16 here. */
 typedef enum sd_bf16_level {
     SD_BF16_NONE = 0,

@@ -50,4 +50,4 @@ static void product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
         }
 }
 
-const sd_packed sd_packed_bf16_emulated = {.product = product, .scratch = SD_PACKED_SCRATCH};
+const sd_packed sd_packed_bf16_emulated = {.product = product, .scratch = SD_PACKED_SCRATCH, .rows = SD_PACKED_ROWS};

@@ -169,7 +169,7 @@ sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
 
 void sd_gemm_take_strassen(sd_gemm *gemm) {
 #if defined(SD_HAVE_PACKED_KERNELS)
-    if (gemm->packed == &sd_packed_float)
+    if (gemm->packed == &sd_packed_float && sd_cpu_prefers_strassen())
         gemm->strassen = &sd_strassen_avx512;
 #else
     (void)gemm;
@@ -188,6 +188,8 @@ size_t sd_gemm_scratch(int32_t precision) {
 #endif
     return packed_bf16(level)->scratch;
 }
+
+size_t sd_gemm_rows(const sd_gemm *gemm) { return gemm->packed != NULL ? gemm->packed->rows : SD_PACKED_ROWS; }
 
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
 _Static_assert(SD_ONEDNN_SCRATCH >= SD_PACKED_SCRATCH, "the own product can stand in for a refused one");
@@ -218,15 +220,19 @@ void sd_factor_pack(const sd_gemm *gemm, const sd_factor *factor, size_t first_c
 }
 
 void sd_multiply_factor(const sd_gemm *gemm, size_t m, const float *a, size_t lda, const sd_factor *factor,
-                        size_t first_column, size_t columns, float *c, size_t ldc) {
-    if (factor->packed != NULL && factor->strassen)
-        gemm->strassen->multiply(m, factor->n, factor->k, a, lda, factor->packed, c, ldc, gemm->scratch);
-    else if (factor->packed != NULL)
-        gemm->packed->multiply(m, factor->n, factor->k, a, lda, factor->packed, first_column, columns, c, ldc,
+                        size_t first_column, size_t columns, float *c, size_t ldc, const sd_finish *finish) {
+    if (factor->packed != NULL && !factor->strassen) {
+        gemm->packed->multiply(m, factor->n, factor->k, a, lda, factor->packed, first_column, columns, c, ldc, finish,
                                gemm->scratch);
+        return;
+    }
+    if (factor->packed != NULL)
+        gemm->strassen->multiply(m, factor->n, factor->k, a, lda, factor->packed, c, ldc, gemm->scratch);
     else
         sd_multiply(gemm, false, factor->tb, m, columns, factor->k, 1.0f, a, lda,
                     factor->b + (factor->tb ? first_column * factor->ldb : first_column), factor->ldb, 0.0f, c, ldc);
+    if (finish != NULL)
+        finish->function(finish->data, c, ldc, 0, m, 0, columns);
 }
 
 _Static_assert(SD_FACTOR_COLUMNS == SD_PACKED_COLUMNS, "factors are packed in panels");

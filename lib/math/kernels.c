@@ -173,10 +173,25 @@ static void add_bias(float *restrict y, size_t rows, size_t n, size_t ld, const 
     }
 }
 
-static void bias_gelu(float *restrict h, size_t rows, size_t n, size_t ld, const float *restrict bias,
-                      float *restrict g, size_t ldg) {
+/* h = gelu(h + bias) */
+static void gelu_in_place(float *restrict h, size_t rows, size_t n, size_t ld, const float *restrict bias) {
+    const float lowest = lowest_exponent;
+    for (size_t i = 0; i < rows; i++, h += ld) {
+        SD_SIMD
+        for (size_t j = 0; j < n; j++) {
+            float density, x = h[j] + bias[j];
+            h[j] = x * normal_distribution(x, lowest, &density);
+        }
+    }
+}
+
+static void bias_gelu(float *h, size_t rows, size_t n, size_t ld, const float *restrict bias, float *g, size_t ldg) {
     if (g == NULL) {
         add_bias(h, rows, n, ld, bias);
+        return;
+    }
+    if (g == h) {
+        gelu_in_place(h, rows, n, ld, bias);
         return;
     }
     const float lowest = lowest_exponent;
@@ -262,31 +277,31 @@ static inline float largest_of(const float *restrict s, size_t n) {
     return largest;
 }
 
-/* s becomes e^(s - largest), whose sum is returned. */
-static inline float exponentials(float *restrict s, size_t n, float largest, float lowest) {
+/* s becomes e^(scale (s - largest)), whose sum is returned. */
+static inline float exponentials(float *restrict s, size_t n, float scale, float largest, float lowest) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (size_t j = 0; j < n; j++) {
-        s[j] = exp_nonpositive(s[j] - largest, lowest);
+        s[j] = exp_nonpositive(scale * (s[j] - largest), lowest);
         sum += s[j];
     }
     return sum;
 }
 
-static void softmax(float *restrict s, size_t rows, size_t n, size_t ld) {
+static void softmax(float *restrict s, size_t rows, size_t n, size_t ld, float scale) {
     const size_t padded = sd_padded_row(n);
     const float lowest = lowest_exponent;
     for (; rows > 0; s += ROWS_AT_ONCE * ld) {
         const size_t here = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
         float largest[ROWS_AT_ONCE], inverse[ROWS_AT_ONCE];
-        /* the padding is filled with very small logits, whose exponentials (1e-38) vanish in the sum */
+        /* the padding is filled with very small logits, whose exponentials (1e-38) vanish in the sum, whatever the scale */
         for (size_t i = 0; i < here; i++)
             for (size_t j = n; j < padded; j++)
                 s[i * ld + j] = -1e30f;
         for (size_t i = 0; i < here; i++)
             largest[i] = largest_of(s + i * ld, padded);
         for (size_t i = 0; i < here; i++)
-            inverse[i] = 1.0f / exponentials(s + i * ld, padded, largest[i], lowest);
+            inverse[i] = 1.0f / exponentials(s + i * ld, padded, scale, largest[i], lowest);
         for (size_t i = 0; i < here; i++)
             scale_row(s + i * ld, padded, inverse[i]);
         rows -= here;

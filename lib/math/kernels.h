@@ -28,7 +28,7 @@ typedef struct sd_kernels {
     void (*layer_norm_backward)(const float *dy, const float *x, const float *mean, const float *rstd, size_t rows,
                                 size_t n, const float *weight, const float *bias, float *dx, float *dweight,
                                 float *dbias, float *y);
-    /* h += bias, in place; g = gelu(h) = h Phi(h). g may be NULL (then only the bias is added). */
+    /* h += bias, in place; g = gelu(h) = h Phi(h). g may be NULL (then only the bias is added), or h itself. */
     void (*bias_gelu)(float *h, size_t rows, size_t n, size_t ld, const float *bias, float *g, size_t ldg);
     /* d: on entry dL/dg, on return dL/dh, in place; g receives gelu(h) again (may be NULL); dbias += sums of dL/dh. All
      * three have the row distance ld. */
@@ -47,8 +47,9 @@ typedef struct sd_kernels {
     void (*scaled_copy)(float *out, const float *x, size_t count, float scale);
     /* sum += column sums of y. */
     void (*column_sum)(const float *y, size_t rows, size_t n, size_t ld, float *sum);
-    /* Softmax of the first n of each row, in place; elements n .. ld-1 are overwritten. ld is a multiple of SD_ROW_PAD. */
-    void (*softmax)(float *s, size_t rows, size_t n, size_t ld);
+    /* Softmax of `scale` times the first n of each row, in place, scale > 0; elements n .. ld-1 are overwritten. ld is a multiple
+     * of SD_ROW_PAD. */
+    void (*softmax)(float *s, size_t rows, size_t n, size_t ld, float scale);
     /* dp <- scale * p (dp - <p, dp>) by row, in place. ld as above; elements from n on of both are ignored. */
     void (*softmax_backward)(const float *p, float *dp, size_t rows, size_t n, size_t ld, float scale);
     /* squares[i] = |x_i|^2. */

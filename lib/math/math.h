@@ -38,6 +38,9 @@ sd_gemm sd_gemm_of(int32_t precision, void *scratch);
 size_t sd_gemm_scratch(int32_t precision);
 /* Lets large products of packed factors, and gradients of weights, be computed by Strassen's formulas where there is a way. */
 void sd_gemm_take_strassen(sd_gemm *gemm);
+/* Rows that a chain of products best takes at once: with fewer the right factors come too often, with more what is in between
+ * leaves the cache. */
+size_t sd_gemm_rows(const sd_gemm *gemm);
 /* In fp32, by sd_sgemm. */
 extern const sd_gemm sd_gemm_fp32;
 
@@ -47,6 +50,13 @@ static inline void sd_multiply(const sd_gemm *gemm, bool ta, bool tb, size_t m, 
                                size_t ldc) {
     gemm->multiply(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
+
+/* What follows a product while its numbers are in a near cache: called for parts of C that are final, each once; c: that of
+ * (row, column). Parts of the same columns come in the order of their rows, from one thread unless tiles of rows are shared. */
+typedef struct sd_finish {
+    void (*function)(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns);
+    const void *data;
+} sd_finish;
 
 /* The right factor op(B), k x n, of products that differ in their left one: packed once for all of them where the way to
  * multiply has use for that. */
@@ -67,12 +77,14 @@ void sd_factor_take_strassen(const sd_gemm *gemm, sd_factor *factor);
 #define SD_FACTOR_COLUMNS 32
 void sd_factor_pack(const sd_gemm *gemm, const sd_factor *factor, size_t first_column, size_t count);
 /* C[m x columns] = A op(B) for the columns of B from first_column on, a multiple of SD_FACTOR_COLUMNS; for all of them where
- * they are packed for Strassen's formulas. Else the same to the last bit whether the factor is packed or not. */
+ * they are packed for Strassen's formulas. Else the same to the last bit whether the factor is packed or not. finish: NULL or
+ * what follows, with columns counted from c. */
 void sd_multiply_factor(const sd_gemm *gemm, size_t m, const float *a, size_t lda, const sd_factor *factor,
-                        size_t first_column, size_t columns, float *c, size_t ldc);
+                        size_t first_column, size_t columns, float *c, size_t ldc, const sd_finish *finish);
 /* All columns, and rows without gaps. */
-static inline void sd_multiply_rows(const sd_gemm *gemm, size_t rows, const float *a, const sd_factor *factor, float *c) {
-    sd_multiply_factor(gemm, rows, a, factor->k, factor, 0, factor->n, c, factor->n);
+static inline void sd_multiply_rows(const sd_gemm *gemm, size_t rows, const float *a, const sd_factor *factor, float *c,
+                                    const sd_finish *finish) {
+    sd_multiply_factor(gemm, rows, a, factor->k, factor, 0, factor->n, c, factor->n, finish);
 }
 
 /* ---- factorisations (lapack.c) ------------------------------------------------------------- */

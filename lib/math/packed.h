@@ -5,12 +5,14 @@
 
 #include "base/base.h"
 #include "base/system.h"
+#include "math/math.h"
 
 /* C = alpha op(A) op(B) + beta C as sd_sgemm, k > 0. One thread; scratch: as the way wants it, SD_ALIGNMENT-aligned.
  * The result does not depend on how C is cut into products of multiples of 16 rows and columns.
  *
  * In bf16 each factor becomes the nearest bfloat16, ties to even; subnormal numbers become 0, too large ones infinity, NaN
  * stays NaN. */
+#define SD_PACKED_ROWS ((size_t)400)           /* sd_gemm_rows of all ways but those by AMX */
 #define SD_PACKED_SCRATCH ((size_t)448 * 1024) /* of all ways but */
 #define SD_TILES_SCRATCH ((size_t)1024 * 1024) /* those by AMX */
 typedef void sd_packed_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
@@ -22,9 +24,20 @@ typedef void sd_packed_product(bool ta, bool tb, size_t m, size_t n, size_t k, f
 typedef void sd_packed_pack(bool tb, size_t n, size_t k, const float *b, size_t ldb, size_t first_panel, size_t panels,
                             void *packed);
 /* C = A op(B) for `columns` columns of B from first_column on, a multiple of SD_PACKED_COLUMNS; c is that of the first one.
- * To the last bit what sd_packed_product gives. */
+ * To the last bit what sd_packed_product gives; finish may be NULL. */
 typedef void sd_packed_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,
-                                size_t first_column, size_t columns, float *c, size_t ldc, void *scratch);
+                                size_t first_column, size_t columns, float *c, size_t ldc, const sd_finish *finish,
+                                void *scratch);
+/* Columns that are finished at once, of some hundred rows: they are still in the second cache. */
+#define SD_FINISHED_COLUMNS (2 * SD_PACKED_COLUMNS)
+
+/* After the panel from column j on of some rows: when it was the last one of SD_FINISHED_COLUMNS, or of all. */
+static inline void sd_finish_panel(const sd_finish *finish, float *c, size_t ldc, size_t row, size_t rows, size_t j,
+                                   size_t columns) {
+    const size_t done = sd_size_min(j + SD_PACKED_COLUMNS, columns), first = j / SD_FINISHED_COLUMNS * SD_FINISHED_COLUMNS;
+    if (done == columns || done % SD_FINISHED_COLUMNS == 0)
+        finish->function(finish->data, c + row * ldc + first, ldc, row, rows, first, done - first);
+}
 
 /* A way to multiply. */
 typedef struct sd_packed {
@@ -33,6 +46,7 @@ typedef struct sd_packed {
     sd_packed_multiply *multiply;
     size_t step, step_bytes; /* so many numbers along the inner dimension are packed together, into so many bytes */
     size_t scratch;          /* bytes of working memory */
+    size_t rows;             /* see sd_gemm_rows */
 } sd_packed;
 
 static inline size_t sd_packed_bytes(const sd_packed *packed, size_t n, size_t k) {

@@ -30,6 +30,7 @@
 
 /* Of a slice, at most, of one part (of three: half of them); and of its rows and columns that are packed at once. */
 #define STEPS ((size_t)24)
+#define CHUNK_ROWS ((size_t)200) /* see sd_gemm_rows: chunks of 400 take 4% more of a step in bf16 */
 #define A_BYTES ((size_t)640 * 1024)
 #define B_BYTES (SD_TILES_SCRATCH - A_BYTES)
 
@@ -78,9 +79,12 @@ TILES static void end_tiles(void) { _tile_release(); }
         _tile_dpbf16ps(3, 5, 7);
 
 /* C = A B, plus C itself if `add`, for up to 32 x 32 numbers from a block of A and a panel of B on; tall, wide: more than 16
- * rows, columns. Meanwhile `later` is fetched into the second cache, so many lines with each step. */
+ * rows, columns. Meanwhile the lines of `target` come in, where the results will be written to: those that are missing when they are
+ * stored hold up all that is stored after them, and asked for at once they hold up the tiles. And `later` is fetched into the
+ * second cache, so many lines with each step. */
 INLINE void sums(size_t parts, bool tall, bool wide, size_t steps, const unit *a, const unit *b, bool add, float *c, size_t ldc,
-                 const char *later, size_t lines) {
+                 const float *target, size_t target_ld, const char *later, size_t lines) {
+    const size_t target_rows = sd_size_ceil(tall ? 2 * SIDE : SIDE, steps); /* for each step */
     const unit *a_below = a + steps * parts * TILE, *b_right = b + steps * parts * TILE;
     const size_t c_step = ldc * sizeof *c;
     float *c_below = c + SIDE * ldc;
@@ -102,6 +106,11 @@ INLINE void sums(size_t parts, bool tall, bool wide, size_t steps, const unit *a
     for (size_t s = 0; s < steps; s++) {
         for (size_t l = 0; l < lines; l++, later += SD_ALIGNMENT)
             _mm_prefetch(later, _MM_HINT_T1);
+        for (size_t r = 0; r < target_rows; r++, target += target_ld) {
+            PREFETCH_TO_WRITE(target);
+            if (wide)
+                PREFETCH_TO_WRITE(target + SIDE);
+        }
         LOAD_ROWS(0)
         if (parts == 3) { /* the small ones first; in an order in which each product needs one new factor */
             LOAD_COLUMNS(2)
@@ -136,12 +145,12 @@ INLINE void sums(size_t parts, bool tall, bool wide, size_t steps, const unit *a
 
 /* `later` and `lines` are no structure, which would be read in another size than it was written in: the CPU would wait until all
  * of C is out of the way. */
-typedef void sums_function(size_t steps, const unit *a, const unit *b, bool add, float *c, size_t ldc, const char *later,
-                           size_t lines);
-#define SUMS(name, parts, tall, wide)                                                                                    \
-    TILES static void name(size_t steps, const unit *a, const unit *b, bool add, float *c, size_t ldc, const char *later, \
-                           size_t lines) {                                                                               \
-        sums(parts, tall, wide, steps, a, b, add, c, ldc, later, lines);                                                 \
+typedef void sums_function(size_t steps, const unit *a, const unit *b, bool add, float *c, size_t ldc, const float *target,
+                           size_t target_ld, const char *later, size_t lines);
+#define SUMS(name, parts, tall, wide)                                                                                       \
+    TILES static void name(size_t steps, const unit *a, const unit *b, bool add, float *c, size_t ldc, const float *target,  \
+                           size_t target_ld, const char *later, size_t lines) {                                             \
+        sums(parts, tall, wide, steps, a, b, add, c, ldc, target, target_ld, later, lines);                                 \
     }
 SUMS(bf16_16x16, 1, false, false)
 SUMS(bf16_16x32, 1, false, true)
@@ -162,26 +171,17 @@ INLINE void multiply_block(size_t parts, size_t steps, const unit *a, const unit
     sums_function *function = (parts == 1 ? bf16_sums : floats_sums)[rows > SIDE][columns > SIDE];
     const bool add = parts == 1 && alpha == 1.0f && beta == 1.0f, direct = add || (alpha == 1.0f && beta == 0.0f);
     if (direct && rows % SIDE == 0 && columns % SIDE == 0) {
-        if (!add) /* lines that come from memory when they are stored hold up all that is stored after them */
-            for (size_t i = 0; i < rows; i++) {
-                PREFETCH_TO_WRITE(c + i * ldc);
-                PREFETCH_TO_WRITE(c + i * ldc + columns - SIDE);
-            }
-        function(steps, a, b, add, c, ldc, later, lines);
+        function(steps, a, b, add, c, ldc, c, ldc, later, lines);
         return;
     }
     _Alignas(SD_ALIGNMENT) float block[4 * SIDE * SIDE];
     const size_t width = 2 * SIDE;
     const __mmask16 masks[2] = {first_of(columns), columns > SIDE ? first_of(columns - SIDE) : 0};
-    for (size_t i = 0; i < rows; i++) {
-        PREFETCH_TO_WRITE(c + i * ldc);
-        PREFETCH_TO_WRITE(c + i * ldc + columns - 1);
-    }
     if (add)
         for (size_t i = 0; i < rows; i++)
             for (size_t h = 0; h < columns; h += SIDE)
                 _mm512_store_ps(block + i * width + h, _mm512_maskz_loadu_ps(masks[h > 0], c + i * ldc + h));
-    function(steps, a, b, add, block, width, later, lines);
+    function(steps, a, b, add, block, width, c, ldc, later, lines);
     const __m512 s = _mm512_set1_ps(alpha), f = _mm512_set1_ps(beta);
     for (size_t i = 0; i < rows; i++)
         for (size_t h = 0; h < columns; h += SIDE) {
@@ -305,17 +305,20 @@ INLINE slices slices_of(size_t parts, size_t m, size_t n, size_t k) {
                     even_part(n, B_BYTES / pair_bytes * COLUMNS, COLUMNS)};
 }
 
-/* C = alpha A B + beta C for packed rows and columns; b_later: that of B which comes next out of memory is fetched. */
+/* C = alpha A B + beta C for packed rows and columns, C's from `row` on; b_later: that of B which comes next out of memory is
+ * fetched. finish: NULL or what follows. */
 INLINE void multiply_slice(size_t parts, size_t steps, const unit *a, const unit *b, bool b_later, float alpha, float beta,
-                           float *c, size_t ldc, size_t rows, size_t columns) {
+                           float *c, size_t ldc, size_t row, size_t rows, size_t columns, const sd_finish *finish) {
     const size_t distance = steps * parts * TILE; /* of blocks and panels */
     const size_t lines = b_later ? sd_size_ceil(2 * parts * TILE_BYTES / SD_ALIGNMENT, sd_size_ceil(rows, 2 * SIDE)) : 0;
     for (size_t j = 0; j < columns; j += 2 * SIDE) {
         const char *later = (const char *)(b + (j / SIDE + 2) * distance);
         for (size_t i = 0; i < rows; i += 2 * SIDE, later += steps * lines * SD_ALIGNMENT)
             multiply_block(parts, steps, a + i / SIDE * distance, b + j / SIDE * distance, alpha,
-                           beta, c + i * ldc + j, ldc, sd_size_min(2 * SIDE, rows - i), sd_size_min(2 * SIDE, columns - j), later,
-                           lines);
+                           beta, c + (row + i) * ldc + j, ldc, sd_size_min(2 * SIDE, rows - i),
+                           sd_size_min(2 * SIDE, columns - j), later, lines);
+        if (finish != NULL)
+            sd_finish_panel(finish, c, ldc, row, rows, j, columns);
     }
 }
 
@@ -339,7 +342,7 @@ INLINE void product(size_t parts, bool ta, bool tb, size_t m, size_t n, size_t k
                     pack_rows(parts, true, b + j * ldb + l, ldb, columns, depth, right);
                 else
                     pack_columns(parts, false, b + l * ldb + j, ldb, columns, depth, right);
-                multiply_slice(parts, steps, left, right, false, alpha, l == 0 ? beta : 1.0f, c + i * ldc + j, ldc, rows, columns);
+                multiply_slice(parts, steps, left, right, false, alpha, l == 0 ? beta : 1.0f, c + j, ldc, i, rows, columns, NULL);
             }
         }
     }
@@ -368,7 +371,7 @@ INLINE void pack(size_t parts, bool tb, size_t n, size_t k, const float *b, size
 }
 
 INLINE void multiply(size_t parts, size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed, size_t first,
-                     size_t columns, float *c, size_t ldc, void *scratch) {
+                     size_t columns, float *c, size_t ldc, const sd_finish *finish, void *scratch) {
     const slices cut = slices_of(parts, m, n, k);
 
     begin_tiles();
@@ -378,7 +381,8 @@ INLINE void multiply(size_t parts, size_t m, size_t n, size_t k, const float *a,
         for (size_t i = 0; i < m; i += cut.rows) {
             const size_t rows = sd_size_min(cut.rows, m - i);
             pack_rows(parts, false, a + i * lda + l, lda, rows, depth, scratch);
-            multiply_slice(parts, steps, scratch, b, true, 1.0f, l == 0 ? 0.0f : 1.0f, c + i * ldc, ldc, rows, columns);
+            multiply_slice(parts, steps, scratch, b, true, 1.0f, l == 0 ? 0.0f : 1.0f, c, ldc, i, rows, columns,
+                           l + depth == k ? finish : NULL);
         }
     }
     end_tiles();
@@ -395,12 +399,13 @@ INLINE void multiply(size_t parts, size_t m, size_t n, size_t k, const float *a,
         pack(parts, tb, n, k, b, ldb, first_panel, count, packed);                                                     \
     }                                                                                                                  \
     TILES static void name##_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,    \
-                                      size_t first_column, size_t columns, float *c, size_t ldc, void *scratch) {      \
-        multiply(parts, m, n, k, a, lda, packed, first_column, columns, c, ldc, scratch);                              \
+                                      size_t first_column, size_t columns, float *c, size_t ldc,                        \
+                                     const sd_finish *finish, void *scratch) {                                         \
+        multiply(parts, m, n, k, a, lda, packed, first_column, columns, c, ldc, finish, scratch);                      \
     }                                                                                                                  \
     const sd_packed name = {name##_product, name##_pack,                                                               \
                             name##_multiply, STEP,                                                                     \
-                            (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH};
+                            (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH, CHUNK_ROWS};
 
 WAY(sd_packed_float_tiles, 3)
 WAY(sd_packed_bf16_tiles, 1)

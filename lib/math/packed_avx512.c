@@ -279,12 +279,13 @@ TARGET static inline __attribute__((always_inline)) void stream_panel(factors ki
 TARGET static inline __attribute__((always_inline)) void multiply(factors kind, size_t m, size_t n, size_t k,
                                                                   const float *a, size_t lda, const void *packed,
                                                                   size_t first, size_t columns, float *c, size_t ldc,
-                                                                  void *scratch) {
+                                                                  const sd_finish *finish, void *scratch) {
     const slices cut = slices_of(kind, false, m, k);
     const size_t each = per_unit(kind);
     for (size_t l = 0; l < k; l += cut.units * each) {
         const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);
         const unit *b = (const unit *)packed + panel_place(kind, n, l, units, first);
+        const bool last = l + depth == k;
         for (size_t i = 0; i < m; i += cut.rows) {
             const left_rows rows = take_rows(kind, false, a + i * lda + l, lda, sd_size_min(cut.rows, m - i), depth,
                                              cut.units, scratch);
@@ -292,6 +293,8 @@ TARGET static inline __attribute__((always_inline)) void multiply(factors kind, 
                 const unit *panel = b + j * units;
                 stream_panel(kind, &rows, units, panel, sd_size_min(COLUMNS, columns - j), l == 0 ? 0.0f : 1.0f,
                              c + i * ldc + j, ldc, j + COLUMNS < columns ? panel + COLUMNS * units : panel);
+                if (last && finish != NULL)
+                    sd_finish_panel(finish, c, ldc, i, rows.count, j, columns);
             }
         }
     }
@@ -308,12 +311,13 @@ TARGET static inline __attribute__((always_inline)) void multiply(factors kind, 
         pack(kind, tb, n, k, b, ldb, first_panel, count, packed);                                                      \
     }                                                                                                                  \
     TARGET static void name##_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,   \
-                                       size_t first_column, size_t columns, float *c, size_t ldc, void *scratch) {     \
-        multiply(kind, m, n, k, a, lda, packed, first_column, columns, c, ldc, scratch);                               \
+                                       size_t first_column, size_t columns, float *c, size_t ldc,                        \
+                                     const sd_finish *finish, void *scratch) {                                         \
+        multiply(kind, m, n, k, a, lda, packed, first_column, columns, c, ldc, finish, scratch);                       \
     }                                                                                                                  \
     const sd_packed name = {name##_product, name##_pack,                                                               \
                             name##_multiply, kind == BF16_PAIRS ? 2 : 1,                                               \
-                            UNIT_BYTES, SD_PACKED_SCRATCH};
+                            UNIT_BYTES, SD_PACKED_SCRATCH, SD_PACKED_ROWS};
 
 WAY(sd_packed_float, FLOATS)
 WAY(sd_packed_bf16_fma, BF16_FLOATS)

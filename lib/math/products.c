@@ -88,8 +88,8 @@ static void product_task(void *argument, size_t index, size_t thread) {
                 a + (product->ta ? row : row * product->lda), product->lda,
                 b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
                 c + row * product->ldc + column, product->ldc);
-    if (product->finish != NULL)
-        product->finish(product, row, rows, column, columns);
+    if (product->finish.function != NULL)
+        product->finish.function(product->finish.data, c + row * product->ldc + column, product->ldc, row, rows, column, columns);
 }
 
 /* ---- how products are cut ------------------------------------------------------------------ */

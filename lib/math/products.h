@@ -21,10 +21,7 @@ struct sd_product {
     bool strassen;         /* by Strassen's formulas where gemms and sizes allow */
     size_t copies;         /* of the same shape, whose factors and result lie next_... floats apart; 0: one */
     size_t next_a, next_b, next_c;
-    /* Called after each tile, while it is in the cache, for rows [row, row + rows) and columns [column, ...); NULL
-     * with copies, else it may be. */
-    void (*finish)(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns);
-    const void *finish_data;
+    sd_finish finish; /* of each tile; its function may be NULL, and is with copies */
 };
 
 #define SD_PRODUCTS_MAX 32

@@ -4,11 +4,6 @@
 
 #include <string.h>
 
-/* Rows of a chunk: large enough that packing the weights for a product costs little, small enough that a chunk's
- * activations stay in the cache.
- * It does not depend on the number of threads, and so neither do the results. */
-#define SD_CHUNK_ROWS 400
-
 typedef struct arena {
     char *base; /* NULL: only measure */
     size_t used;
@@ -82,7 +77,10 @@ static sd_status measure_pass(sd_activations *a, const sd_image_group *shapes, s
     if (status != SD_OK)
         return status;
     a->group_count = count;
-    a->max_chunk_rows = SD_CHUNK_ROWS;
+    /* it does not depend on the number of threads, and so neither do the results */
+    const sd_gemm gemm = sd_gemm_of(a->precision, NULL);
+    const size_t chunk_rows = sd_gemm_rows(&gemm);
+    a->max_chunk_rows = chunk_rows;
     for (size_t i = 0; i < count; i++) {
         a->planned[i] = shapes[i];
         size_t tokens = sd_geometry_tokens(&a->geometry, shapes[i].height, shapes[i].width), rows;
@@ -93,7 +91,7 @@ static sd_status measure_pass(sd_activations *a, const sd_image_group *shapes, s
         a->max_tokens = sd_size_max(a->max_tokens, tokens);
         a->max_chunk_rows = sd_size_max(a->max_chunk_rows, tokens);
         /* every chunk but the last of a group holds at least this many images */
-        a->max_chunks += sd_size_ceil(shapes[i].count, sd_size_max(SD_CHUNK_ROWS / tokens, 1));
+        a->max_chunks += sd_size_ceil(shapes[i].count, sd_size_max(chunk_rows / tokens, 1));
     }
     SD_REQUIRE(a->max_images > 0, SD_ERR_ARGUMENT, "the groups have no images");
     a->max_chunks += SD_HALVED_CHUNKS;
@@ -262,12 +260,15 @@ static void place_all(sd_activations *a, arena *space) {
         }
         work->normal = place_floats(space, r, d);
         work->branch = place_floats(space, r, d);
-        work->gelu = place_floats(space, r, g->hidden);
-        work->attention = place_floats(space, sd_attention_work(a->max_tokens), 1);
+        const bool in_place = !training && !g->swiglu; /* what is before GELU is not needed any more */
+        work->gelu = in_place ? NULL : place_floats(space, r, g->hidden);
+        work->attention = place_floats(space, sd_attention_work(&gemm, a->max_tokens, d / g->heads), 1);
         work->patches = place_floats(space, r, g->patch_values);
         work->qkv_norm = g->qk_norm ? place_floats(space, a->max_tokens, 3 * d) : NULL;
         if (!training)
             place_block(space, g, r, &work->inference);
+        if (in_place)
+            work->gelu = work->inference.hidden;
     }
 }
 

@@ -133,14 +133,15 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
                       const sd_block_store *store, float *out, float *normal1, float *normal2, sd_thread_work *work) {
     const sd_layout *l = &model->layout;
     const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
-    size_t d = a->geometry.dim, f = a->geometry.hidden, in = a->geometry.hidden_in;
+    size_t d = a->geometry.dim, f = a->geometry.hidden;
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact = attention->row_before[chunk->first];
     sd_branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
                 store->mean1, store->rstd1);
     if (rows1 > 0) {
-        sd_multiply_rows(work->gemm, rows1, normal1, &a->weights.qkv, store->qkv);
-        a->kernels->add_bias(store->qkv, rows1, 3 * d, 3 * d, SD_PARAMETER(qkv_bias));
+        const sd_bias_finish bias = {a->kernels, SD_PARAMETER(qkv_bias), NULL};
+        const sd_finish finish = sd_finish_bias(&bias);
+        sd_multiply_rows(work->gemm, rows1, normal1, &a->weights.qkv, store->qkv, &finish);
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact;
@@ -148,7 +149,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
                 sd_attention_forward(a->kernels, work->gemm, qkv, sd_image_tokens(a, s), d, a->geometry.heads,
                                      store->attention + row * d, work->attention);
             }
-        sd_multiply_rows(work->gemm, rows1, store->attention, &a->weights.proj, work->branch);
+        sd_multiply_rows(work->gemm, rows1, store->attention, &a->weights.proj, work->branch, NULL);
     }
     branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1),
                     store->middle);
@@ -156,18 +157,20 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     sd_branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
                 store->mean2, store->rstd2);
     if (rows2 > 0) {
-        sd_multiply_rows(work->gemm, rows2, normal2, &a->weights.fc1, store->hidden);
-        if (out == NULL)
-            a->kernels->add_bias(store->hidden, rows2, in, in, SD_PARAMETER(fc1_bias));
-        else if (a->geometry.swiglu)
+        /* GELU into another matrix goes row by row, as memory likes it; gates need both halves of a row */
+        const bool in_place = work->gelu == store->hidden;
+        const sd_bias_finish bias = {a->kernels, SD_PARAMETER(fc1_bias), in_place ? work->gelu : NULL};
+        const sd_finish finish = sd_finish_bias(&bias);
+        sd_multiply_rows(work->gemm, rows2, normal2, &a->weights.fc1, store->hidden, in_place || out == NULL ? &finish : NULL);
+        if (out != NULL && a->geometry.swiglu)
             a->kernels->bias_swiglu(store->hidden, rows2, f, SD_PARAMETER(fc1_bias), work->gelu);
-        else
+        else if (out != NULL && !in_place)
             a->kernels->bias_gelu(store->hidden, rows2, f, f, SD_PARAMETER(fc1_bias), work->gelu, f);
     }
     if (out == NULL)
         return;
     if (rows2 > 0)
-        sd_multiply_rows(work->gemm, rows2, work->gelu, &a->weights.fc2, work->branch);
+        sd_multiply_rows(work->gemm, rows2, work->gelu, &a->weights.fc2, work->branch, NULL);
     branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), out);
 }
 
@@ -194,12 +197,12 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     branch_gather(a, mlp, chunk, dx, dmlp);
     if (rows2 > 0) {
         a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
-        sd_multiply_factor(work->gemm, rows2, dmlp, d, &a->weights_back.fc2, 0, f, dhidden, in);
+        sd_multiply_factor(work->gemm, rows2, dmlp, d, &a->weights_back.fc2, 0, f, dhidden, in, NULL);
         if (a->geometry.swiglu)
             a->kernels->swiglu_backward(store.hidden, dhidden, rows2, f, gelu, partial + p.fc1_bias);
         else
             a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
-        sd_multiply_rows(work->gemm, rows2, dhidden, &a->weights_back.fc1, work->branch);
+        sd_multiply_rows(work->gemm, rows2, dhidden, &a->weights_back.fc1, work->branch, NULL);
     }
     sd_branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
                          SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight,
@@ -208,7 +211,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     branch_gather(a, attention, chunk, dx, dattention);
     if (rows1 > 0) {
         a->kernels->column_sum(dattention, rows1, d, d, partial + p.proj_bias);
-        sd_multiply_rows(work->gemm, rows1, dattention, &a->weights_back.proj, work->branch);
+        sd_multiply_rows(work->gemm, rows1, dattention, &a->weights_back.proj, work->branch, NULL);
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact1;
@@ -220,7 +223,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
                                      partial + p.qk_norm);
             }
         a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
-        sd_multiply_rows(work->gemm, rows1, dqkv, &a->weights_back.qkv, work->branch);
+        sd_multiply_rows(work->gemm, rows1, dqkv, &a->weights_back.qkv, work->branch, NULL);
     }
     sd_branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1,
                          SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight,

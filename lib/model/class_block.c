@@ -91,7 +91,7 @@ void sd_class_block_forward(const sd_model *model, const sd_activations *a, cons
         float *p = tail->probabilities + tail->probability_start[s] + (sides - 1) * heads * stride;
         sd_sgemm(false, true, heads, tokens, d, scale, tail->mixers + image * sides * heads * d, d, normal, d, 0.0f, p,
                  stride);
-        a->kernels->softmax(p, heads, tokens, stride);
+        a->kernels->softmax(p, heads, tokens, stride, 1.0f);
         sd_sgemm(false, false, heads, d, tokens, 1.0f, p, stride, normal, d, 0.0f, tail->mixed + image * heads * d, d);
     }
     rows_to_heads(g, c.images, tail->mixed + c.first * heads * d, c.value_weight, attention);

@@ -44,7 +44,7 @@ SD_API sd_status sd_model_attention(const sd_model *model, const sd_activations 
                "stochastic depth dropped the attention of image %zu in block %d", image, block);
     const sd_geometry *g = &a->geometry;
     size_t tokens = sd_image_tokens(a, image);
-    size_t floats = sd_attention_work(tokens); /* a multiple of SD_ALIGNMENT bytes */
+    size_t floats = sd_attention_work(&a->gemms[0], tokens, g->dim / g->heads);
     float *work = SD_NEW_ARRAY(a->context, float, floats + sd_gemm_scratch(a->precision) / sizeof(float));
     if (work == NULL)
         return SD_ERR_MEMORY;

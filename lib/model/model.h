@@ -303,6 +303,31 @@ sd_status sd_block_weights_backward(const sd_model *model, sd_activations *a, si
 sd_status sd_scale_begin(const sd_model *model, sd_activations *a, size_t block);
 sd_status sd_scale_end(const sd_model *model, sd_activations *a, size_t block, float *gradient);
 
+/* ---- what follows a product (finish.c) ------------------------------------------------------- */
+
+/* Each finish keeps the pointer to its data. */
+typedef struct sd_bias_finish {
+    const sd_kernels *kernels;
+    const float *bias;
+    float *gelu; /* receives gelu(c + bias), and may be the product's C itself, of which then nothing else is left; NULL: only the
+                    bias is added */
+} sd_bias_finish;
+sd_finish sd_finish_bias(const sd_bias_finish *data);
+/* From dL/dgelu to dL/dhidden; dbias += sums over rows: tiles of rows must not be shared by threads. */
+typedef struct sd_gelu_finish {
+    const sd_kernels *kernels;
+    const float *hidden;
+    float *dbias;
+} sd_gelu_finish;
+sd_finish sd_finish_gelu_backward(const sd_gelu_finish *data);
+/* out = x + gamma (c + bias); gamma NULL: 1; out may be x. */
+typedef struct sd_residual_finish {
+    const sd_kernels *kernels;
+    const float *bias, *gamma, *x;
+    float *out;
+} sd_residual_finish;
+sd_finish sd_finish_residual(const sd_residual_finish *data);
+
 /* ---- one block, one chunk (block.c) -------------------------------------------------------- */
 
 /* x (store->x) -> out, both rows of the chunk; NULL: only what the backward pass needs, up to `hidden`. normal1, normal2: where

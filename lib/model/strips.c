@@ -27,8 +27,9 @@ static void projection_task(void *argument, size_t index, size_t thread) {
     float *qkv = a->shared_qkv + first * 3 * d;
     a->kernels->layer_norm(a->stream + first * d, rows, d, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias),
                            work->normal, work->inference.mean1, work->inference.rstd1);
-    sd_multiply_rows(work->gemm, rows, work->normal, &a->weights.qkv, qkv);
-    a->kernels->add_bias(qkv, rows, 3 * d, 3 * d, SD_PARAMETER(qkv_bias));
+    const sd_bias_finish bias = {a->kernels, SD_PARAMETER(qkv_bias), NULL};
+    const sd_finish finish = sd_finish_bias(&bias);
+    sd_multiply_rows(work->gemm, rows, work->normal, &a->weights.qkv, qkv, &finish);
 }
 
 /* The strip's rows of attention, image by image. */
@@ -56,16 +57,16 @@ static void rest_task(void *argument, size_t index, size_t thread) {
     size_t first = strip_begin(job, index), last = strip_begin(job, index + 1), rows = last - first;
     float *x = a->stream + first * d;
     attend(a, first, last, store->attention, work);
-    sd_multiply_rows(work->gemm, rows, store->attention, &a->weights.proj, work->branch);
+    sd_multiply_rows(work->gemm, rows, store->attention, &a->weights.proj, work->branch, NULL);
     a->kernels->residual(x, x, work->branch, rows, d, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1), 1.0f);
     a->kernels->layer_norm(x, rows, d, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), work->normal, store->mean2,
                            store->rstd2);
-    sd_multiply_rows(work->gemm, rows, work->normal, &a->weights.fc1, store->hidden);
+    const sd_bias_finish bias = {a->kernels, SD_PARAMETER(fc1_bias), work->gelu};
+    const sd_finish finish = sd_finish_bias(&bias);
+    sd_multiply_rows(work->gemm, rows, work->normal, &a->weights.fc1, store->hidden, g->swiglu ? NULL : &finish);
     if (g->swiglu)
         a->kernels->bias_swiglu(store->hidden, rows, f, SD_PARAMETER(fc1_bias), work->gelu);
-    else
-        a->kernels->bias_gelu(store->hidden, rows, f, f, SD_PARAMETER(fc1_bias), work->gelu, f);
-    sd_multiply_rows(work->gemm, rows, work->gelu, &a->weights.fc2, work->branch);
+    sd_multiply_rows(work->gemm, rows, work->gelu, &a->weights.fc2, work->branch, NULL);
     a->kernels->residual(x, x, work->branch, rows, d, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), 1.0f);
 }
 

@@ -5,35 +5,6 @@
 
 #include <string.h>
 
-/* ---- what a product does with a finished tile ---------------------------------------------- */
-
-typedef struct bias_finish {
-    const sd_kernels *kernels;
-    const float *bias;
-    float *gelu; /* NULL: only the bias is added */
-} bias_finish;
-
-static void finish_bias(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
-    const bias_finish *data = product->finish_data;
-    size_t place = row * product->ldc + column;
-    data->kernels->bias_gelu(product->c + place, rows, columns, product->ldc, data->bias + column,
-                             data->gelu == NULL ? NULL : data->gelu + place, product->ldc);
-}
-
-typedef struct gelu_finish {
-    const sd_kernels *kernels;
-    const float *hidden;
-    float *dbias;
-} gelu_finish;
-
-/* The product must not be cut into tiles of rows: the sums over rows are not shared between threads. */
-static void finish_gelu_backward(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
-    const gelu_finish *data = product->finish_data;
-    size_t place = row * product->ldc + column;
-    data->kernels->gelu_backward(data->hidden + place, product->c + place, rows, columns, product->ldc, NULL,
-                                 data->dbias + column);
-}
-
 /* ---- rows of kept images ------------------------------------------------------------------- */
 
 static void row_residual(const sd_activations *a, const sd_branch *branch, const float *x, const float *y,
@@ -75,12 +46,10 @@ static sd_status class_block_rest(const sd_model *model, sd_activations *a) {
             a->kernels->layer_norm(tail->middle + s * d, 1, d, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias),
                                    tail->normal2 + to * d, tail->mean2 + to, tail->rstd2 + to);
         }
-    bias_finish finish = {a->kernels, SD_PARAMETER(fc1_bias), tail->gelu};
+    sd_bias_finish finish = {a->kernels, SD_PARAMETER(fc1_bias), tail->gelu};
     sd_product fc1 = sd_linear_forward(tail->normal2, kept2, d, SD_PARAMETER(fc1_weight), in, tail->hidden);
-    if (!a->geometry.swiglu) {
-        fc1.finish = finish_bias;
-        fc1.finish_data = &finish;
-    }
+    if (!a->geometry.swiglu)
+        fc1.finish = sd_finish_bias(&finish);
     SD_TRY(sd_run_products(a->context, a->gemms, &fc1, 1, NULL, NULL));
     if (a->geometry.swiglu)
         a->kernels->bias_swiglu(tail->hidden, kept2, f, SD_PARAMETER(fc1_bias), tail->gelu);
@@ -116,17 +85,16 @@ sd_status sd_head_forward(const sd_model *model, sd_activations *a) {
     for (size_t i = 0; i < g->head_layers; i++) {
         bool last = i + 1 == g->head_layers;
         sd_product products[SD_HEADS_MAX];
-        bias_finish finish[SD_HEADS_MAX];
+        sd_bias_finish finish[SD_HEADS_MAX];
         for (size_t part = 0; part < count; part++) {
             const struct sd_head_layout *l = &model->layout.head[parts[part].head];
             size_t first = parts[part].first, out = g->head_width[i + 1];
-            finish[part] = (bias_finish){a->kernels, model->parameters + l->bias[i],
+            finish[part] = (sd_bias_finish){a->kernels, model->parameters + l->bias[i],
                                          last ? NULL : tail->head_in[i + 1] + first * out};
             products[part] = sd_linear_forward(tail->head_in[i] + first * g->head_width[i], parts[part].rows,
                                                g->head_width[i], model->parameters + l->weight[i], out,
                                                tail->head_pre[i] + first * out);
-            products[part].finish = finish_bias;
-            products[part].finish_data = &finish[part];
+            products[part].finish = sd_finish_bias(&finish[part]);
         }
         sd_status status = sd_run_products(a->context, a->gemms, products, count, NULL, NULL);
         if (status != SD_OK)
@@ -166,17 +134,16 @@ sd_status sd_head_backward(const sd_model *model, sd_activations *a, float *grad
                                gradient + model->layout.head[parts[part].head].bias[last - 1]);
     for (size_t i = last; i-- > 0;) {
         sd_product products[SD_HEADS_MAX];
-        gelu_finish finish[SD_HEADS_MAX];
+        sd_gelu_finish finish[SD_HEADS_MAX];
         for (size_t part = 0; part < count; part++) {
             const struct sd_head_layout *l = &model->layout.head[parts[part].head];
             size_t first = parts[part].first, in = g->head_width[i], out = g->head_width[i + 1];
             products[part] = sd_linear_backward(tail->dhead[i + 1] + first * out, parts[part].rows, out,
                                                 model->parameters + l->weight[i], in, tail->dhead[i] + first * in);
             if (i > 0) {
-                finish[part] = (gelu_finish){a->kernels, tail->head_pre[i - 1] + first * in, gradient + l->bias[i - 1]};
+                finish[part] = (sd_gelu_finish){a->kernels, tail->head_pre[i - 1] + first * in, gradient + l->bias[i - 1]};
                 products[part].tile_m = SD_BLAS_MAX;
-                products[part].finish = finish_gelu_backward;
-                products[part].finish_data = &finish[part];
+                products[part].finish = sd_finish_gelu_backward(&finish[part]);
             }
         }
         sd_status status = sd_run_products(a->context, a->gemms, products, count, NULL, NULL);
@@ -236,14 +203,13 @@ sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float
 
     row_gather(a, mlp, tail->dout, tail->dmlp);
     a->kernels->column_sum(tail->dmlp, kept2, d, d, scaled ? a->scaled.dfc2_bias : dblock + l->fc2_bias);
-    gelu_finish finish = {a->kernels, tail->hidden, dblock + l->fc1_bias};
+    sd_gelu_finish finish = {a->kernels, tail->hidden, dblock + l->fc1_bias};
     sd_product fc2 = sd_linear_backward(tail->dmlp, kept2, d, scaled ? a->scaled.fc2 : SD_PARAMETER(fc2_weight), f,
                                         tail->dhidden);
     fc2.ldc = in;
     if (!a->geometry.swiglu) {
         fc2.tile_m = SD_BLAS_MAX;
-        fc2.finish = finish_gelu_backward;
-        fc2.finish_data = &finish;
+        fc2.finish = sd_finish_gelu_backward(&finish);
     }
     SD_TRY(sd_run_products(a->context, a->gemms, &fc2, 1, NULL, NULL));
     if (a->geometry.swiglu)

@@ -60,47 +60,18 @@ static void swiglu_task(void *argument, size_t index, size_t thread) {
                                w->gelu + row * f);
 }
 
-/* ---- what follows a tile of a product while it is in the cache ------------------------------ */
+/* ---- products ------------------------------------------------------------------------------- */
 
-typedef struct wide_finish {
-    const sd_kernels *kernels;
-    const float *bias, *gamma;
-    const float *x; /* the residual stream before the branch */
-    float *out;     /* after it, or the activations after GELU */
-} wide_finish;
-
-static void finish_bias(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
-    const wide_finish *f = product->finish_data;
-    f->kernels->add_bias(product->c + row * product->ldc + column, rows, columns, product->ldc, f->bias + column);
-}
-
-static void finish_gelu(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
-    const wide_finish *f = product->finish_data;
-    size_t place = row * product->ldc + column;
-    f->kernels->bias_gelu(product->c + place, rows, columns, product->ldc, f->bias + column, f->out + place, product->ldc);
-}
-
-static void finish_residual(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
-    const wide_finish *f = product->finish_data;
-    const float *gamma = f->gamma == NULL ? NULL : f->gamma + column;
-    for (size_t r = row; r < row + rows; r++) {
-        size_t place = r * product->ldc + column;
-        f->kernels->residual(f->out + place, f->x + place, product->c + place, 1, columns, f->bias + column, gamma, 1.0f);
-    }
-}
-
-static sd_status wide_product(const sd_activations *a, sd_product product,
-                          void (*finish)(const sd_product *, size_t, size_t, size_t, size_t), const void *data) {
+static sd_status wide_product(const sd_activations *a, sd_product product, sd_finish finish) {
     product.tile_m = WIDE_ROWS;
     product.tile_n = product.n < WIDE_ENOUGH ? WIDE_COLUMNS : WIDE_MORE_COLUMNS;
     product.finish = finish;
-    product.finish_data = data;
     return sd_run_products(a->context, a->gemms, &product, 1, NULL, NULL);
 }
 
 sd_status sd_chunk_product(const sd_activations *a, const sd_gemm *gemm, sd_product product) {
     if (gemm == NULL)
-        return wide_product(a, product, NULL, NULL);
+        return wide_product(a, product, (sd_finish){NULL, NULL});
     sd_multiply(gemm, product.ta, product.tb, product.m, product.n, product.k, 1.0f, product.a, product.lda, product.b,
                 product.ldb, product.beta, product.c, product.ldc);
     return SD_OK;
@@ -120,27 +91,27 @@ sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, 
 
     SD_TRY(wide_norm(&w, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal, store->mean1,
                      store->rstd1));
-    wide_finish qkv = {.kernels = a->kernels, .bias = SD_PARAMETER(qkv_bias)};
+    sd_bias_finish qkv = {a->kernels, SD_PARAMETER(qkv_bias), NULL};
     SD_TRY(wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(qkv_weight), 3 * d, store->qkv),
-                           finish_bias, &qkv));
+                        sd_finish_bias(&qkv)));
     SD_TRY(sd_run(a->context, attention_task, &w, (chunk->last - chunk->first) * g->heads));
-    wide_finish proj = {a->kernels, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1), store->x, store->middle};
+    sd_residual_finish proj = {a->kernels, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1), store->x, store->middle};
     SD_TRY(wide_product(a, sd_linear_forward(store->attention, rows, d, SD_PARAMETER(proj_weight), d, work->branch),
-                           finish_residual, &proj));
+                        sd_finish_residual(&proj)));
 
     SD_TRY(wide_norm(&w, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), work->normal, store->mean2,
                      store->rstd2));
-    wide_finish fc1 = {.kernels = a->kernels, .bias = SD_PARAMETER(fc1_bias), .out = work->gelu};
+    sd_bias_finish fc1 = {a->kernels, SD_PARAMETER(fc1_bias), work->gelu};
     SD_TRY(wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(fc1_weight), in, store->hidden),
-                           g->swiglu ? NULL : finish_gelu, &fc1));
+                        g->swiglu ? (sd_finish){NULL, NULL} : sd_finish_bias(&fc1)));
     if (g->swiglu) {
         w.bias = SD_PARAMETER(fc1_bias);
         w.gelu = work->gelu;
         SD_TRY(sd_run(a->context, swiglu_task, &w, sd_size_ceil(rows, WIDE_NORM_ROWS)));
     }
-    wide_finish fc2 = {a->kernels, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), store->middle, out};
+    sd_residual_finish fc2 = {a->kernels, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), store->middle, out};
     SD_TRY(wide_product(a, sd_linear_forward(work->gelu, rows, f, SD_PARAMETER(fc2_weight), d, work->branch),
-                           finish_residual, &fc2));
+                        sd_finish_residual(&fc2)));
 cleanup:
     return status;
 }

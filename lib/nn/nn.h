@@ -8,8 +8,8 @@
 
 /* ---- self-attention of one sequence (attention.c) ------------------------------------------ */
 
-/* Floats of working space for sequences of T tokens. */
-size_t sd_attention_work(size_t tokens);
+/* Floats of working space for sequences of T tokens and heads of that size, a multiple of SD_ALIGNMENT bytes. */
+size_t sd_attention_work(const sd_gemm *gemm, size_t tokens, size_t size);
 
 /* gemm: what the calling thread multiplies with.
  * qkv: T rows of 3D (query, key, value, each H heads of D/H); out: T rows of D, heads side by side.

@@ -33,7 +33,7 @@ typedef struct block {
 /* ---- the parts --------------------------------------------------------------------------------- */
 
 static void product(const block *b, const float *x, const sd_factor *weight, float *y) {
-    sd_multiply_rows(&b->gemm, b->rows, x, weight, y);
+    sd_multiply_rows(&b->gemm, b->rows, x, weight, y, NULL);
 }
 
 static void weight_product(const block *b, const float *dy, size_t out, const float *x, size_t in) {
@@ -170,7 +170,7 @@ static block make_block(const options *o) {
     b.vector = take(f, sizeof(float));
     b.gradient = take(d * f, sizeof(float));
     b.sums = take(f, sizeof(float));
-    b.work = take(sd_attention_work(b.tokens), sizeof(float));
+    b.work = take(sd_attention_work(&b.gemm, b.tokens, b.d / b.heads), sizeof(float));
     for (size_t i = 0; i < CHUNKS; i++) {
         chunk *c = &b.chunks[i];
         const struct {

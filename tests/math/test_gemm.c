@@ -290,8 +290,24 @@ static void check_panels_apart(const sd_gemm *gemm, const char *way, sd_factor f
 /* Rows of results lie so far apart. Those of `whole` too: oneDNN's sums depend on it. */
 static size_t stride_of(size_t n) { return n + 2; }
 
-/* Rows [row, row + rows) and columns [first, first + columns) by the factor are those of the whole product, and nothing
- * else is written. */
+/* What follows must meet each number once, and final: it takes its sign away, which shows both. */
+typedef struct negation {
+    size_t next_row[512]; /* of each column */
+} negation;
+
+static void negate(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns) {
+    negation *n = *(negation *const *)data;
+    for (size_t j = 0; j < columns; j++) {
+        assert_int_equal(n->next_row[column + j], row); /* in order */
+        n->next_row[column + j] = row + rows;
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j++)
+            c[i * ldc + j] = -c[i * ldc + j];
+}
+
+/* Rows [row, row + rows) and columns [first, first + columns) by the factor are those of the whole product with what follows it,
+ * and nothing else is written. */
 static void check_range(const sd_gemm *gemm, const char *way, size_t m, const float *a, size_t lda, const sd_factor *factor,
                         size_t row, size_t rows, size_t first, size_t columns, const float *whole) {
     const float guard = 12345.0f;
@@ -300,11 +316,16 @@ static void check_range(const sd_gemm *gemm, const char *way, size_t m, const fl
     assert_non_null(c);
     for (size_t i = 0; i < (m + 1) * ldc; i++)
         c[i] = guard;
-    sd_multiply_factor(gemm, rows, a + row * lda, lda, factor, first, columns, c + row * ldc + first, ldc);
+    negation memory = {{0}}, *const data = &memory;
+    const sd_finish finish = {negate, &data};
+    const bool follows = (rows + columns) % 3 != 0;
+    assert_true(columns <= sizeof memory.next_row / sizeof *memory.next_row);
+    sd_multiply_factor(gemm, rows, a + row * lda, lda, factor, first, columns, c + row * ldc + first, ldc,
+                       follows ? &finish : NULL);
     for (size_t i = 0; i <= m; i++)
         for (size_t j = 0; j < ldc; j++) {
             bool within = i >= row && i < row + rows && j >= first && j < first + columns;
-            float expected = within ? whole[i * ldc + j] : guard;
+            float expected = !within ? guard : follows ? -whole[i * ldc + j] : whole[i * ldc + j];
             if (memcmp(&c[i * ldc + j], &expected, sizeof expected) != 0)
                 fail_msg("%s, %zu x %zu x %zu, tb %d, packed %d, rows %zu + %zu, columns %zu + %zu: (%zu, %zu) is %.9g "
                          "instead of %.9g",
@@ -523,8 +544,9 @@ static void test_threads(void **state) {
 enum { TALL = 1700, NARROW = 100 };
 static unsigned char finished[TALL * NARROW];
 
-static void mark_finished(const sd_product *product, size_t row, size_t rows, size_t column, size_t columns) {
-    const bool whole = product->finish_data == NULL ? row == 0 && rows == TALL : column == 0 && columns == NARROW;
+static void mark_finished(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns) {
+    const bool whole = data == NULL ? row == 0 && rows == TALL : column == 0 && columns == NARROW;
+    assert_true(c != NULL && ldc == NARROW);
     for (size_t i = row; i < row + rows; i++)
         for (size_t j = column; j < column + columns; j++)
             finished[i * NARROW + j] = (unsigned char)(finished[i * NARROW + j] + (whole ? 1 : 100));
@@ -543,8 +565,7 @@ static void check_tiles_given(const sd_gemm *gemm, int32_t precision, const char
         sd_product product = sd_linear_forward(a, TALL, K, b, NARROW, c);
         product.tile_m = side == 0 ? SD_BLAS_MAX : 0;
         product.tile_n = side == 1 ? SD_BLAS_MAX : 0;
-        product.finish = mark_finished;
-        product.finish_data = side == 0 ? NULL : a;
+        product.finish = (sd_finish){mark_finished, side == 0 ? NULL : a};
         memset(finished, 0, sizeof finished);
         assert_int_equal(sd_run_products(context, gemms, &product, 1, NULL, NULL), SD_OK);
         for (size_t i = 0; i < sizeof finished; i++)

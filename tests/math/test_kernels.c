@@ -70,7 +70,11 @@ static void test_gelu(void **state) {
                 h[i] = (float)(start + (double)i * 0.001);
                 d[i] = 1.0f;
             }
+            float in_place[250];
+            memcpy(in_place, h, sizeof in_place);
             sets[k]->bias_gelu(h, 1, 250, 250, bias, g, 250);
+            sets[k]->bias_gelu(in_place, 1, 250, 250, bias, in_place, 250);
+            assert_memory_equal(in_place, g, sizeof in_place);
             sets[k]->gelu_backward(h, d, 1, 250, 250, again, sum);
             for (size_t i = 0; i < 250; i++) {
                 double x = (double)h[i];
@@ -153,16 +157,17 @@ static void test_softmax(void **state) {
             dp[i] = i % LD < WIDTH ? sample(5 * i) : NAN;
         }
         memcpy(p, s, sizeof p);
-        sets[k]->softmax(p, ROWS, WIDTH, LD);
+        const float scale = k % 2 == 0 ? 1.0f : 0.75f;
+        sets[k]->softmax(p, ROWS, WIDTH, LD, scale);
         float ds[ROWS * LD];
         memcpy(ds, dp, sizeof ds);
         sets[k]->softmax_backward(p, ds, ROWS, WIDTH, LD, 0.5f);
         for (size_t i = 0; i < ROWS; i++) {
             double sum = 0.0, dot = 0.0, expected[WIDTH];
             for (size_t j = 0; j < WIDTH; j++)
-                sum += exp((double)s[i * LD + j] - 20.0);
+                sum += exp((double)scale * ((double)s[i * LD + j] - 20.0));
             for (size_t j = 0; j < WIDTH; j++) {
-                expected[j] = exp((double)s[i * LD + j] - 20.0) / sum;
+                expected[j] = exp((double)scale * ((double)s[i * LD + j] - 20.0)) / sum;
                 dot += expected[j] * (double)dp[i * LD + j];
                 /* differences of logits of up to 40 are rounded by up to 1.9e-6, which the exponential takes over */
                 assert_true(fabs((double)p[i * LD + j] - expected[j]) <= 2.5e-6 * expected[j] + 1e-37);
@@ -193,7 +198,7 @@ static void check_rows(const sd_kernels *kernels, size_t rows, size_t n) {
     if (spoilt < rows)
         logits[spoilt * ld + n / 2] = NAN;
     memcpy(p, logits, sizeof p);
-    kernels->softmax(p, rows, n, ld);
+    kernels->softmax(p, rows, n, ld, 0.35f);
     memcpy(ds, dp, sizeof ds);
     kernels->softmax_backward(p, ds, rows, n, ld, 0.5f);
     for (size_t i = 0; i < rows; i++) {
@@ -205,7 +210,7 @@ static void check_rows(const sd_kernels *kernels, size_t rows, size_t n) {
         for (size_t j = 0; j < n; j++)
             assert_true(isfinite(at[j]) && isfinite(slope[j]));
         memcpy(row, logits + i * ld, ld * sizeof *row);
-        kernels->softmax(row, 1, n, ld);
+        kernels->softmax(row, 1, n, ld, 0.35f);
         expect_row(kernels->name, "softmax", i, n, at, row);
         memcpy(row, dp + i * ld, ld * sizeof *row);
         kernels->softmax_backward(at, row, 1, n, ld, 0.5f);
@@ -236,7 +241,7 @@ static void test_softmax_masked(void **state) {
                 s[i] = i % LD % 3 == 1 ? low[form] : 3.0f * sample(i);
             float p[COUNT * LD];
             memcpy(p, s, sizeof p);
-            sets[k]->softmax(p, COUNT, N, LD);
+            sets[k]->softmax(p, COUNT, N, LD, 1.0f);
             for (size_t i = 0; i < COUNT; i++) {
                 double sum = 0.0;
                 for (size_t j = 0; j < N; j++)
@@ -249,7 +254,7 @@ static void test_softmax_masked(void **state) {
             }
             for (size_t j = 0; j < FULL; j++)
                 full[j] = low[form];
-            sets[k]->softmax(full, 1, FULL, FULL);
+            sets[k]->softmax(full, 1, FULL, FULL, 0.125f);
             for (size_t j = 0; j < FULL; j++)
                 assert_true(fabs((double)full[j] * FULL - 1.0) < 1e-6);
         }

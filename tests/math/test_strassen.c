@@ -113,7 +113,7 @@ static void test_products(void **state) {
             for (size_t i = 0; i <= (m - 1) * ldc + n; i++)
                 c[i] = -1.5f;
             double *expected = product(a, b, m, n, k);
-            sd_multiply_factor(&gemm, m, gaps, lda, &plain, 0, n, c, ldc);
+            sd_multiply_factor(&gemm, m, gaps, lda, &plain, 0, n, c, ldc, NULL);
             for (size_t i = 0; i < m; i++) {
                 for (size_t j = 0; j < n; j++)
                     if (!((double)c[i * ldc + j] == expected[i * n + j]))
@@ -154,7 +154,7 @@ static void test_errors(void **state) {
     float *a = normal_numbers(m * k, 1), *b = normal_numbers(k * n, 2), *c = take(m * n), *plain = take(m * n);
     double *expected = product(a, b, m, n, k), largest, rms, plain_largest, plain_rms;
     sd_factor factor = packed_factor(false, n, k, b, n);
-    sd_multiply_rows(&gemm, m, a, &factor, c);
+    sd_multiply_rows(&gemm, m, a, &factor, c, NULL);
     sd_multiply(&gemm, false, false, m, n, k, 1.0f, a, k, b, n, 0.0f, plain, n);
     errors_of(c, expected, m * n, &largest, &rms);
     errors_of(plain, expected, m * n, &plain_largest, &plain_rms);

@@ -61,6 +61,7 @@ void bf16_take_any(void) {
 void each_way(void (*check)(int32_t precision, const char *way)) {
     const char *fp32[FP32_WAYS_MAX], *bf16[BF16_WAYS_MAX];
     const size_t fp32_count = fp32_ways(fp32), bf16_count = bf16_ways(bf16);
+    bf16_take_any(); /* a check may look at the other precision too */
     for (size_t i = 0; i < fp32_count; i++) {
         fp32_take(fp32[i]);
         check(SD_PRECISION_FP32, fp32[i]);
