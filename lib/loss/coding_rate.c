@@ -42,7 +42,7 @@ sd_status sd_rate_space_create(sd_context *context, sd_context *threads, size_t 
     space->workers = threads ? sd_threads(threads) : 1;
     space->partials = space->workers > 1 ? SD_RATE_PARTIALS : 1;
     space->dense = sd_dense_get();
-    space->scratch_bytes = sd_dense_scratch(SIZE_MAX, k_max);
+    space->scratch_bytes = sd_dense_scratch_at_best(SIZE_MAX, k_max);
     /* In doubles. One block, so that malloc keeps it for the next call instead of handing its pages back. */
     SD_REQUIRE(k_max <= SD_BLAS_MAX && sd_size_mul(k_max, k_max, &square) &&
                    sd_size_mul(k_max, sd_dense_distance(k_max, sizeof(float)), &matrix) &&

@@ -4,6 +4,7 @@
 
 #include "math/kernels.h"
 #include "math/math.h"
+#include "math/packed.h"
 #include "math/transpose.h"
 
 #include <math.h>
@@ -179,6 +180,31 @@ static inline plain_f64 load_f64(const double *p) {
 
 /* ---- the choice ---------------------------------------------------------------------------- */
 
+#if defined(SD_HAVE_TILE_KERNELS)
+
+/* Large products by the tiles of AMX, which are twice as fast (packed_amx.c), where there is the memory for it. Of an upper part
+ * the rows are taken some at a time, from the first column on that they need. */
+#define LARGE ((size_t)1 << 21)
+#define ROWS_OF_UPPER ((size_t)128)
+
+static void product_f32_tiles(bool ta, bool tb, sd_dense_part part, size_t m, size_t n, size_t k, float alpha, const float *a,
+                              size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch,
+                              size_t scratch_bytes) {
+    const bool upper = part == SD_DENSE_UPPER, large = (double)m * (double)n * (double)k >= (double)LARGE;
+    if (!large || scratch_bytes < SD_TILES_SCRATCH || !(upper || part == SD_DENSE_ALL)) {
+        product_f32_avx512(ta, tb, part, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch, scratch_bytes);
+        return;
+    }
+    const size_t most = upper ? ROWS_OF_UPPER : m;
+    for (size_t i = 0; i < m; i += most) {
+        const size_t first = upper && i + n > m ? (i + n - m) / WIDEST * WIDEST : 0;
+        sd_packed_float_tiles.product(ta, tb, sd_size_min(most, m - i), n - first, k, alpha, a + (ta ? i : i * lda), lda,
+                                      b + (tb ? first * ldb : first), ldb, beta, c + i * ldc + first, ldc, scratch);
+    }
+}
+
+#endif
+
 const sd_dense *sd_dense_get(void) {
     static const sd_dense blas = {"blas", product_f32_plain, product_f64_plain, factor_f32_plain, factor_f64_plain};
 #if defined(SD_HAVE_X86_KERNELS)
@@ -187,6 +213,11 @@ const sd_dense *sd_dense_get(void) {
     static const sd_dense avx2 = {"avx2", product_f32_avx2, product_f64_avx2, factor_f32_avx2, factor_f64_avx2};
     const sd_kernels *kernels = sd_kernels_get();
 
+#if defined(SD_HAVE_TILE_KERNELS)
+    static const sd_dense tiles = {"avx512", product_f32_tiles, product_f64_avx512, factor_f32_avx512, factor_f64_avx512};
+    if (kernels == &sd_kernels_avx512 && sd_fp32_detect() == SD_FP32_TILES)
+        return &tiles;
+#endif
     if (kernels == &sd_kernels_avx512)
         return &avx512;
     if (kernels == &sd_kernels_avx2)
@@ -199,4 +230,13 @@ size_t sd_dense_scratch(size_t k, size_t n) {
     size_t depth = sd_size_min(sd_size_max(k, 1), DENSE_DEPTH), columns = sd_size_ceil(n, WIDEST) * WIDEST;
 
     return depth * columns * sizeof(double);
+}
+
+size_t sd_dense_scratch_at_best(size_t k, size_t n) {
+    const size_t bytes = sd_dense_scratch(k, n);
+#if defined(SD_HAVE_TILE_KERNELS)
+    if (n >= 128 && sd_fp32_detect() == SD_FP32_TILES) /* narrower products are not large */
+        return sd_size_max(bytes, SD_TILES_SCRATCH);
+#endif
+    return bytes;
 }

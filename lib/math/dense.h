@@ -22,6 +22,8 @@ typedef enum sd_dense_part {
 /* Working memory of a product with an inner dimension of up to k and a result of n columns, in bytes. With less than
  * that the product goes by fewer columns at a time; never less than sd_dense_scratch(k, 1). */
 size_t sd_dense_scratch(size_t k, size_t n);
+/* With this many the largest products of floats are faster where the CPU has AMX. */
+size_t sd_dense_scratch_at_best(size_t k, size_t n);
 
 typedef struct sd_dense {
     const char *name; /* "avx512", "avx2", or "blas" where there are no kernels for the CPU */

@@ -30,6 +30,10 @@ static float *as_floats(const double *x, size_t count) {
     return f;
 }
 
+/* The least memory, or that with which large products of floats go by tiles where the CPU has them. */
+static bool at_best;
+static size_t scratch_for(size_t k, size_t n) { return at_best ? sd_dense_scratch_at_best(k, n) : sd_dense_scratch(k, n); }
+
 static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, bool ta, bool tb, bool upper,
                           double beta, size_t scratch_columns) {
     size_t lda = (ta ? m : k) + 3, ldb = (tb ? k : n) + 1, ldc = n + 2;
@@ -37,7 +41,7 @@ static void check_product(const sd_dense *dense, size_t m, size_t n, size_t k, b
     double *a = random_doubles(a_count, 1), *b = random_doubles(b_count, 2), *c = random_doubles(c_count, 3);
     float *af = as_floats(a, a_count), *bf = as_floats(b, b_count), *cf = as_floats(c, c_count);
     double *before = malloc(c_count * sizeof(double)), alpha = 1.25;
-    size_t bytes = sd_dense_scratch(k, scratch_columns);
+    size_t bytes = scratch_for(k, scratch_columns);
     void *scratch = sd_allocate(NULL, bytes, 1);
 
     memcpy(before, c, c_count * sizeof(double));
@@ -86,7 +90,7 @@ static double largest_difference(const double *a, const double *b, size_t count)
 
 /* A = I + Z'Z of 2n rows of n: the inverse from A's upper triangle alone, in both types, with and without threads. */
 static void check_inverse(const sd_dense *dense, size_t n, sd_context *context) {
-    size_t square = n * n, bytes = sd_dense_scratch(SD_DENSE_PANEL, n);
+    size_t square = n * n, bytes = scratch_for(SD_DENSE_PANEL, n);
     double *z = random_doubles(2 * square, 5), *whole = random_doubles(square, 6), *a = random_doubles(square, 6);
     double *inverse = random_doubles(square, 7), *alone = random_doubles(square, 8),
            *product = random_doubles(square, 9);
@@ -183,7 +187,7 @@ static const char *const levels[] = {"avx512", "avx2", "generic"};
 
 /* Z'Z and ZZ' with one matrix as both factors, which the products tell by the pointer. */
 static void check_gram(const sd_dense *dense, size_t m, size_t k, bool tall, size_t scratch_columns) {
-    size_t ld = (tall ? m : k) + 1, count = (tall ? k : m) * ld, bytes = sd_dense_scratch(k, scratch_columns);
+    size_t ld = (tall ? m : k) + 1, count = (tall ? k : m) * ld, bytes = scratch_for(k, scratch_columns);
     double *z = random_doubles(count, 4), *c = random_doubles(m * m, 3);
     float *zf = as_floats(z, count), *cf = as_floats(c, m * m);
     void *scratch = sd_allocate(NULL, bytes, 1);
@@ -226,6 +230,13 @@ static void test_products(void **state) {
                     check_gram(dense, m, k, variant & 1, variant & 2 ? 1 : m);
     }
     unsetenv("SIMDINO_CPU");
+    at_best = true;
+    for (int variant = 0; variant < 16; variant++)
+        check_product(sd_dense_get(), 130, 257, 71, variant & 1, variant & 2, variant & 4, variant & 8 ? -0.5 : 0.0, 257);
+    for (size_t m = 150; m < 300; m += 53)
+        for (int tall = 0; tall < 2; tall++)
+            check_gram(sd_dense_get(), m, 401, tall, m);
+    at_best = false;
 }
 
 static void test_inverse(void **state) {
@@ -243,6 +254,10 @@ static void test_inverse(void **state) {
             check_inverse(sd_dense_get(), sizes[s], context);
     }
     unsetenv("SIMDINO_CPU");
+    at_best = true;
+    check_inverse(sd_dense_get(), 128, context);
+    check_inverse(sd_dense_get(), 330, context);
+    at_best = false;
     sd_context_destroy(context);
 }
 
@@ -256,7 +271,7 @@ static int failing_runner(void *opaque, sd_parallel_function function, void *wor
 static void test_failing_runner(void **state) {
     (void)state;
     const size_t n = 300;
-    size_t bytes = sd_dense_scratch(SD_DENSE_PANEL, n);
+    size_t bytes = scratch_for(SD_DENSE_PANEL, n);
     sd_context_config config;
     sd_context *context = NULL;
     float *a = calloc(n * n, sizeof(float)), *inverse = calloc(n * n, sizeof(float));
