@@ -140,7 +140,8 @@ typedef struct sd_context_config {
     int32_t threads;                /* threads of the default pool, the caller's included; 0 (default):
                                        as many as the process may use. With `runner`: how many it has */
     int32_t blas_threads;           /* sd_blas_threads; default SD_BLAS_THREADS_KEEP */
-    sd_allocate_function allocate;  /* NULL (default): malloc */
+    sd_allocate_function allocate;  /* NULL (default): malloc; of blocks of 4 MiB and more posix_memalign on Linux, which is
+                                       then asked for huge pages (madvise) */
     sd_release_function release;    /* NULL (default): free; set both or neither */
     void *memory_opaque;
     sd_parallel_runner runner;      /* NULL (default): a pool of threads of the library's own */
@@ -192,6 +193,11 @@ SD_API sd_status sd_system_info_get(sd_system_info *info);
 
 /* What the matrix products of a network are computed in. Everything lies in memory as float either way. */
 typedef enum sd_precision {
+    /* as sums of floats. Where the CPU has AMX each number goes into them as three bfloat16 whose sum it is, exactly: results are
+     * closer to the exact ones than those of FMA; infinite numbers, and finite ones above 3.39e38, give NaN, products below 1.2e-38
+     * give 0 (docs/performance.md). The first object that computes so, or sd_system_info_get, asks Linux for AMX, for the whole
+     * process: frames of signals grow by 8 KiB. Where an alternate signal stack is too small for that, Linux refuses and FMA is
+     * used. With SIMDINO_FP32=fma and SIMDINO_BF16=fma in the environment nothing that computes asks */
     SD_PRECISION_FP32 = 0,
     /* both factors of a product are rounded to bfloat16 (8 bits of significand, the exponents of float; round to
      * nearest even, subnormal numbers are 0), their products are added up in float: what PyTorch's autocast does to
@@ -213,8 +219,8 @@ SD_API sd_status sd_precision_check(int32_t precision);
 /* By which formulas large matrix products of a network in fp32 are computed. */
 typedef enum sd_products {
     SD_PRODUCTS_PLAIN = 0, /* each number as the sum that defines it */
-    /* seven products in place of eight (Strassen, 1969; once, not recursively), where the library has its own products for this
-     * CPU: a training step takes about 8% less time. Rounding errors are then bounded by the largest numbers of a matrix rather
+    /* seven products in place of eight (Strassen, 1969; once, not recursively), where that was measured to be faster: on AMD's
+     * CPUs with AVX-512, where a training step takes about 8% less time. Elsewhere it has no effect. Rounding errors are then bounded by the largest numbers of a matrix rather
      * than by those of a row and a column: for numbers of one size about 1.6 times those of plain sums, 1e-6 to 4e-6 of the
      * largest of a tensor; where parts of a matrix differ by 100 times in size, the small part is that much less exact
      * (docs/performance.md has figures). A gradient that would be 0 can be such an error. The results for an image depend, in

@@ -139,7 +139,7 @@ sd_fp32_level sd_fp32_detect(void) {
 #else
     if (wished(wish, "blas") || !sd_cpu_has_packed_products())
         return SD_FP32_BLAS;
-    return sd_cpu_has_tiles() && !wished(wish, "fma") ? SD_FP32_TILES : SD_FP32_FMA;
+    return !wished(wish, "fma") && sd_cpu_has_tiles() ? SD_FP32_TILES : SD_FP32_FMA;
 #endif
 }
 

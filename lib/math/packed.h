@@ -14,7 +14,7 @@
  * stays NaN. */
 #define SD_PACKED_ROWS ((size_t)400)           /* sd_gemm_rows of all ways but those by AMX */
 #define SD_PACKED_SCRATCH ((size_t)448 * 1024) /* of all ways but */
-#define SD_TILES_SCRATCH ((size_t)1024 * 1024) /* those by AMX */
+#define SD_TILES_SCRATCH ((size_t)1664 * 1024) /* those by AMX */
 typedef void sd_packed_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
                                const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch);
 

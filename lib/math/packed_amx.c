@@ -31,7 +31,7 @@
 /* Of a slice, at most, of one part (of three: half of them); and of its rows and columns that are packed at once. */
 #define STEPS ((size_t)24)
 #define CHUNK_ROWS ((size_t)200) /* see sd_gemm_rows: chunks of 400 take 4% more of a step in bf16 */
-#define A_BYTES ((size_t)640 * 1024)
+#define A_BYTES ((size_t)1280 * 1024)
 #define B_BYTES (SD_TILES_SCRATCH - A_BYTES)
 
 _Static_assert(2 * STEPS * TILE_BYTES <= B_BYTES && 2 * STEPS * TILE_BYTES <= A_BYTES, "what a block of C takes fits in");
