@@ -70,6 +70,30 @@ __attribute__((target("avx512f,avx512bw,avx512bf16"))) static void bf16_avx512(l
 #undef SPREAD
 #undef ADD
 
+#if defined(SD_HAVE_TILE_KERNELS)
+/* Four tiles of sums, as products have them. */
+__attribute__((target("amx-tile,amx-bf16"))) static void bf16_tiles(long rounds) {
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (size_t i = 0; i < 8; i++) {
+        config.row_bytes[i] = 64;
+        config.rows[i] = 16;
+    }
+    __asm__ volatile("" ::: "memory"); /* the compiler does not know that it is read */
+    _tile_loadconfig(&config);
+    for (long i = 0; i < rounds; i++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_release();
+}
+#endif
+
 #endif
 
 /* Any other CPU: the compiler's vectors of 16 bytes where it has them, else single numbers. */
@@ -155,7 +179,11 @@ void bench_peak(const options *o, sd_context *context, FILE *json) {
            all_bf16 = 0.0;
 #if defined(__x86_64__) && defined(SD_HAVE_PACKED_KERNELS)
     if (sd_bf16_detect() > SD_BF16_EMULATED) { /* which is told for CPUs with AVX512_BF16 only */
-        const peak_kernel bf16 = {"AVX512_BF16", bf16_avx512, 16 * 32 * 2};
+        peak_kernel bf16 = {"AVX512_BF16", bf16_avx512, 16 * 32 * 2};
+#if defined(SD_HAVE_TILE_KERNELS)
+        if (sd_cpu_has_tiles())
+            bf16 = (peak_kernel){"AMX", bf16_tiles, 4 * 16 * 16 * 32 * 2};
+#endif
         one_bf16 = rate_of(context, &bf16, 1, o->steps);
         all_bf16 = rate_of(context, &bf16, threads, o->steps);
     }
