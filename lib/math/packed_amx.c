@@ -218,11 +218,7 @@ INLINE size_t second_of_pair(size_t parts, size_t u) { return parts == 1 ? 2 * u
  * part, the pairs of neighbours of x and then those of y. */
 INLINE void split(size_t parts, bool in_order, __m512 x, __m512 y, unit *out) {
     if (parts == 1) {
-        const __m512i interleave =
-            _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-                             3, 18, 2, 17, 1, 16, 0);
-        const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(y, x);
-        _mm512_store_si512(out, in_order ? rounded : _mm512_permutexvar_epi16(interleave, rounded));
+        _mm512_store_si512(out, in_order ? (__m512i)_mm512_cvtne2ps_pbh(y, x) : rounded_pairs(x, y));
         return;
     }
     const __m512 x1 = eight_bits(x), y1 = eight_bits(y);
@@ -245,11 +241,6 @@ INLINE void turn(size_t parts, unit *tiles) {
     }
 }
 
-/* The first `left` of 16 floats, and zeros. */
-INLINE __m512 floats_of(const float *p, size_t left) {
-    return left >= SIDE ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(first_of(left), p);
-}
-
 /* Blocks whose tiles are made of `count` rows of X with k floats each: rows of A, or, turned, columns of B. */
 INLINE void pack_rows(size_t parts, bool turned, const float *x, size_t ld, size_t count, size_t k, unit *out) {
     const size_t steps = sd_size_ceil(k, STEP);
@@ -261,8 +252,8 @@ INLINE void pack_rows(size_t parts, bool turned, const float *x, size_t ld, size
                 const float *row = x + (i + r) * ld + s * STEP;
                 __m512 first = _mm512_setzero_ps(), second = first;
                 if (i + r < count) {
-                    first = floats_of(row, left);
-                    second = left > SIDE ? floats_of(row + SIDE, left - SIDE) : second;
+                    first = floats_of_row(row, left);
+                    second = left > SIDE ? floats_of_row(row + SIDE, left - SIDE) : second;
                 }
                 split(parts, true, first, second, tiles + r * SIDE);
             }
@@ -281,8 +272,8 @@ INLINE void pack_columns(size_t parts, bool turned, const float *x, size_t ld, s
             const size_t left = k - s * STEP;
             for (size_t u = 0; u < SIDE; u++) {
                 const size_t f = first_of_pair(parts, u), g = second_of_pair(parts, u);
-                const __m512 first = f < left ? floats_of(from + f * ld, count - j) : _mm512_setzero_ps();
-                const __m512 second = g < left ? floats_of(from + g * ld, count - j) : _mm512_setzero_ps();
+                const __m512 first = f < left ? floats_of_row(from + f * ld, count - j) : _mm512_setzero_ps();
+                const __m512 second = g < left ? floats_of_row(from + g * ld, count - j) : _mm512_setzero_ps();
                 split(parts, false, first, second, tiles + u * SIDE);
             }
             if (turned)
@@ -388,24 +379,7 @@ INLINE void multiply(size_t parts, size_t m, size_t n, size_t k, const float *a,
     end_tiles();
 }
 
-#define WAY(name, parts)                                                                                               \
-    TILES static void name##_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,      \
-                                     size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc,         \
-                                     void *scratch) {                                                                  \
-        product(parts, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);                                 \
-    }                                                                                                                  \
-    TILES static void name##_pack(bool tb, size_t n, size_t k, const float *b, size_t ldb, size_t first_panel,         \
-                                  size_t count, void *packed) {                                                        \
-        pack(parts, tb, n, k, b, ldb, first_panel, count, packed);                                                     \
-    }                                                                                                                  \
-    TILES static void name##_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,    \
-                                      size_t first_column, size_t columns, float *c, size_t ldc,                        \
-                                     const sd_finish *finish, void *scratch) {                                         \
-        multiply(parts, m, n, k, a, lda, packed, first_column, columns, c, ldc, finish, scratch);                      \
-    }                                                                                                                  \
-    const sd_packed name = {name##_product, name##_pack,                                                               \
-                            name##_multiply, STEP,                                                                     \
-                            (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH, CHUNK_ROWS};
+#define WAY(name, parts) PACKED_WAY(TILES, name, parts, STEP, (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH, CHUNK_ROWS)
 
 WAY(sd_packed_float_tiles, 3)
 WAY(sd_packed_bf16_tiles, 1)

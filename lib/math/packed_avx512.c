@@ -71,11 +71,6 @@ TARGET static inline __m512i units_of_floats(factors kind, __m512 x) {
     return _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16);
 }
 
-/* 16 floats of a row, of which `left` exist. */
-TARGET static inline __m512 floats_of_row(const float *p, size_t left) {
-    return left >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(first_of(left), p);
-}
-
 /* 32 floats of a row, of which `left` exist, as 16 pairs. */
 TARGET static inline __m512i pairs_of_row(const float *p, size_t left) {
     if (left >= 32)
@@ -102,14 +97,11 @@ TARGET static void pack_rows(factors kind, const float *x, size_t ld, size_t row
 
 /* 16 units of one column each: of row u, or of the pair of rows that becomes unit u. next: NULL when the pair has one. */
 TARGET static inline __m512i units_of_columns(factors kind, const float *row, const float *next, __mmask16 exist) {
-    const __m512i interleave =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-                         3, 18, 2, 17, 1, 16, 0);
     const __m512 low = _mm512_maskz_loadu_ps(exist, row);
     if (kind != BF16_PAIRS)
         return units_of_floats(kind, low);
     const __m512 high = next == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(exist, next);
-    return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    return rounded_pairs(low, high);
 }
 
 /* k rows of X, ld apart, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
@@ -300,24 +292,7 @@ TARGET static inline __attribute__((always_inline)) void multiply(factors kind, 
     }
 }
 
-#define WAY(name, kind)                                                                                                \
-    TARGET static void name##_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,     \
-                                      size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc,        \
-                                      void *scratch) {                                                                 \
-        product(kind, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);                                  \
-    }                                                                                                                  \
-    TARGET static void name##_pack(bool tb, size_t n, size_t k, const float *b, size_t ldb, size_t first_panel,        \
-                                   size_t count, void *packed) {                                                       \
-        pack(kind, tb, n, k, b, ldb, first_panel, count, packed);                                                      \
-    }                                                                                                                  \
-    TARGET static void name##_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,   \
-                                       size_t first_column, size_t columns, float *c, size_t ldc,                        \
-                                     const sd_finish *finish, void *scratch) {                                         \
-        multiply(kind, m, n, k, a, lda, packed, first_column, columns, c, ldc, finish, scratch);                       \
-    }                                                                                                                  \
-    const sd_packed name = {name##_product, name##_pack,                                                               \
-                            name##_multiply, kind == BF16_PAIRS ? 2 : 1,                                               \
-                            UNIT_BYTES, SD_PACKED_SCRATCH, SD_PACKED_ROWS};
+#define WAY(name, kind) PACKED_WAY(TARGET, name, kind, kind == BF16_PAIRS ? 2 : 1, UNIT_BYTES, SD_PACKED_SCRATCH, SD_PACKED_ROWS)
 
 WAY(sd_packed_float, FLOATS)
 WAY(sd_packed_bf16_fma, BF16_FLOATS)

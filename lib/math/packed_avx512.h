@@ -32,6 +32,19 @@ _Static_assert(COLUMNS == SD_PACKED_COLUMNS, "panels are as the header says");
 /* The first `count` of 16. */
 static inline __mmask16 first_of(size_t count) { return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1u); }
 
+/* 16 floats of a row, of which `left` exist. */
+TARGET static inline __m512 floats_of_row(const float *p, size_t left) {
+    return left >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(first_of(left), p);
+}
+
+/* 16 units: the pairs of one bfloat16 each of low and high, rounded. */
+TARGET static inline __m512i rounded_pairs(__m512 low, __m512 high) {
+    const __m512i interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                         3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
 /* out(j, i) = in(i, j) for 16 x 16 units. */
 TARGET static inline void transpose(__m512i t[16]) {
     __m512i u[16];
@@ -87,5 +100,24 @@ TARGET static inline void fetch_some(ahead *a, size_t lines) {
         }
     }
 }
+
+/* Defines a way to multiply, an sd_packed, by the file's product, pack and multiply of a kind; attributes: those of its functions;
+ * more arguments: the members of sd_packed after the functions. */
+#define PACKED_WAY(attributes, name, kind, ...)                                                                        \
+    attributes static void name##_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, \
+                                          size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc,    \
+                                          void *scratch) {                                                             \
+        product(kind, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);                                  \
+    }                                                                                                                  \
+    attributes static void name##_pack(bool tb, size_t n, size_t k, const float *b, size_t ldb, size_t first_panel,    \
+                                       size_t count, void *packed) {                                                   \
+        pack(kind, tb, n, k, b, ldb, first_panel, count, packed);                                                      \
+    }                                                                                                                  \
+    attributes static void name##_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda,                   \
+                                           const void *packed, size_t first_column, size_t columns, float *c,          \
+                                           size_t ldc, const sd_finish *finish, void *scratch) {                       \
+        multiply(kind, m, n, k, a, lda, packed, first_column, columns, c, ldc, finish, scratch);                       \
+    }                                                                                                                  \
+    const sd_packed name = {name##_product, name##_pack, name##_multiply, __VA_ARGS__};
 
 #endif
