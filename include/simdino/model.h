@@ -155,7 +155,7 @@ typedef struct sd_activations_config {
     size_t max_patches; /* most patches whose own outputs a pass may ask for (sd_forward_options' patches); default 0 */
     int32_t precision;  /* sd_precision of the passes' matrix products, default SD_PRECISION_FP32 */
     /* with SD_ACTIVATIONS_SPEED: so many blocks, from the first, are treated as with SD_ACTIVATIONS_MEMORY, each for about
-     * nine tenths of the memory of a block; 0 (default) to depth. After a backward pass a forward must come first then */
+     * nine tenths of the memory of a block; 0 (default) to depth */
     int32_t recomputed_blocks;
     /* sd_products of the blocks, for their passes over many images; default SD_PRODUCTS_PLAIN, with which the results for an
      * image do not depend on the others of a pass */
@@ -229,16 +229,17 @@ typedef struct sd_backward_inputs {
 } sd_backward_inputs;
 SD_API void sd_backward_inputs_init(sd_backward_inputs *inputs);
 
-/* Backward pass of the last forward with these activations; parameters must not have changed since.
+/* Backward pass of the last forward with these activations; parameters must not have changed since. It takes the place of
+ * what the forward pass stored: one backward pass for each forward.
  *   gradient  parameter_count floats, to which the gradient is added when accumulate is 1, else it is overwritten
  *   pixels    NULL, or one pointer per group (each may be NULL) that receives the gradient of its pixels
- * Errors: SD_ERR_STATE (inference activations, or no forward before), SD_ERR_CANCELLED, SD_ERR_THREAD: gradient is
- * undefined then. */
+ * Errors: SD_ERR_STATE (inference activations, or no forward since the last backward pass), SD_ERR_CANCELLED,
+ * SD_ERR_THREAD: gradient is undefined then. */
 SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *activations, const sd_backward_inputs *inputs,
                                    float *gradient, int32_t accumulate, float *const *pixels);
 
-/* After a forward with SD_ACTIVATIONS_SPEED (no recomputed_blocks) and all_tokens: tokens of block `block` (0-based; its
- * output) of all images, packed; with the final norm applied when norm is 1. Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
+/* Between a forward with SD_ACTIVATIONS_SPEED (no recomputed_blocks) and all_tokens and its backward pass: tokens of block
+ * `block` (0-based; its output) of all images, packed; with the final norm applied when norm is 1. Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
 SD_API sd_status sd_model_block_tokens(const sd_model *model, const sd_activations *activations, int32_t block,
                                        int32_t norm, float *tokens);
 /* Likewise: softmax attention of one block and one image (numbered through the groups), heads x T x T. */

@@ -100,10 +100,10 @@ static void layer_norm(const float *restrict x, size_t rows, size_t n, const flo
 }
 
 /* With x^ = (x - mean) rstd and a = dy weight: dx = rstd (a - mean(a) - x^ mean(a x^)). */
-static void layer_norm_backward(const float *restrict dy, const float *restrict x, const float *restrict mean,
+static void layer_norm_backward(const float *restrict dy, const float *x, const float *restrict mean,
                                 const float *restrict rstd, size_t rows, size_t n, const float *restrict weight,
                                 const float *restrict bias, float *restrict dx, float *restrict dweight,
-                                float *restrict dbias, float *restrict y) {
+                                float *restrict dbias, float *y) {
     for (size_t i = 0; i < rows; i++, x += n, dy += n, dx += n) {
         const float m = mean[i], r = rstd[i];
         float sum = 0.0f, dot = 0.0f;
@@ -143,24 +143,24 @@ static void bias_swiglu(float *restrict h, size_t rows, size_t n, const float *r
 }
 
 /* With s = 1/(1 + e^-a): dL/da = d b s (1 + a (1 - s)), dL/db = d a s. */
-static void swiglu_backward(const float *restrict h, float *restrict d, size_t rows, size_t n, float *restrict g,
-                            float *restrict dbias) {
-    for (size_t i = 0; i < rows; i++, h += 2 * n, d += 2 * n) {
-        SD_SIMD
-        for (size_t j = 0; j < n; j++) {
-            float a = h[j], b = h[n + j], up = d[j];
-            float s = 1.0f / (1.0f + exp_kernel(-a));
-            float da = up * b * s * (1.0f + a * (1.0f - s)), db = up * a * s;
-            d[j] = da;
-            d[n + j] = db;
-            dbias[j] += da;
-            dbias[n + j] += db;
-        }
+static void swiglu_backward(const float *h, const float *d, size_t ldd, size_t rows, size_t n, float *dh,
+                            float *restrict g, float *restrict dbias) {
+    for (size_t i = 0; i < rows; i++, h += 2 * n, d += ldd, dh += 2 * n) {
         if (g != NULL) {
             SD_SIMD
             for (size_t j = 0; j < n; j++)
                 g[j] = h[j] / (1.0f + exp_kernel(-h[j])) * h[n + j];
             g += n;
+        }
+        SD_SIMD
+        for (size_t j = 0; j < n; j++) {
+            float a = h[j], b = h[n + j], up = d[j];
+            float s = 1.0f / (1.0f + exp_kernel(-a));
+            float da = up * b * s * (1.0f + a * (1.0f - s)), db = up * a * s;
+            dh[j] = da;
+            dh[n + j] = db;
+            dbias[j] += da;
+            dbias[n + j] += db;
         }
     }
 }
@@ -206,25 +206,27 @@ static void bias_gelu(float *h, size_t rows, size_t n, size_t ld, const float *r
 }
 
 /* gelu'(x) = Phi(x) + x phi(x). */
-static void gelu_backward(const float *restrict h, float *restrict d, size_t rows, size_t n, size_t ld,
+static void gelu_backward(const float *h, const float *d, size_t rows, size_t n, size_t ld, float *dh,
                           float *restrict g, float *restrict dbias) {
     const float lowest = lowest_exponent;
-    for (size_t i = 0; i < rows; i++, h += ld, d += ld) {
+    for (size_t i = 0; i < rows; i++, h += ld, d += ld, dh += ld) {
         if (g == NULL) {
             SD_SIMD
             for (size_t j = 0; j < n; j++) {
                 float density, phi = normal_distribution(h[j], lowest, &density);
-                d[j] *= phi + h[j] * (SD_INVERSE_SQRT_2PI * density);
-                dbias[j] += d[j];
+                float slope = phi + h[j] * (SD_INVERSE_SQRT_2PI * density), down = d[j] * slope;
+                dh[j] = down;
+                dbias[j] += down;
             }
             continue;
         }
         SD_SIMD
         for (size_t j = 0; j < n; j++) {
             float density, phi = normal_distribution(h[j], lowest, &density);
+            float slope = phi + h[j] * (SD_INVERSE_SQRT_2PI * density), down = d[j] * slope;
             g[j] = h[j] * phi;
-            d[j] *= phi + h[j] * (SD_INVERSE_SQRT_2PI * density);
-            dbias[j] += d[j];
+            dh[j] = down;
+            dbias[j] += down;
         }
         g += ld;
     }

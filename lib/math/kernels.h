@@ -24,22 +24,24 @@ typedef struct sd_kernels {
     void (*layer_norm)(const float *x, size_t rows, size_t n, const float *weight, const float *bias, float *y,
                        float *mean, float *rstd);
     /* dx += the gradient through layer_norm; dweight += , dbias += sums over rows. y, if not NULL, receives
-     * layer_norm's output again (it needs bias then). */
+     * layer_norm's output again (it needs bias then) and may be x. */
     void (*layer_norm_backward)(const float *dy, const float *x, const float *mean, const float *rstd, size_t rows,
                                 size_t n, const float *weight, const float *bias, float *dx, float *dweight,
                                 float *dbias, float *y);
     /* h += bias, in place; g = gelu(h) = h Phi(h). g may be NULL (then only the bias is added), or h itself. */
     void (*bias_gelu)(float *h, size_t rows, size_t n, size_t ld, const float *bias, float *g, size_t ldg);
-    /* d: on entry dL/dg, on return dL/dh, in place; g receives gelu(h) again (may be NULL); dbias += sums of dL/dh. All
-     * three have the row distance ld. */
-    void (*gelu_backward)(const float *h, float *d, size_t rows, size_t n, size_t ld, float *g, float *dbias);
+    /* From d = dL/dg: dh receives dL/dh and may be h or d; g receives gelu(h) again (may be NULL); dbias += sums of dL/dh.
+     * All four have the row distance ld. */
+    void (*gelu_backward)(const float *h, const float *d, size_t rows, size_t n, size_t ld, float *dh, float *g,
+                          float *dbias);
     /* y += bias, in place. */
     void (*add_bias)(float *y, size_t rows, size_t n, size_t ld, const float *bias);
     /* h = [a, b], rows of 2n: h += bias, in place; g[n] = silu(a) b, silu(a) = a / (1 + e^-a). g's row distance is n. */
     void (*bias_swiglu)(float *h, size_t rows, size_t n, const float *bias, float *g);
-    /* d: rows of 2n, on entry dL/dg in their first n, on return dL/dh; g receives silu(a) b again (row distance n, may
-     * be NULL); dbias += sums of dL/dh. */
-    void (*swiglu_backward)(const float *h, float *d, size_t rows, size_t n, float *g, float *dbias);
+    /* From d = dL/dg (row distance ldd): dh receives dL/dh, rows of 2n, and may be h, or d if ldd is 2n; g receives
+     * silu(a) b again (row distance n, may be NULL); dbias += sums of dL/dh. */
+    void (*swiglu_backward)(const float *h, const float *d, size_t ldd, size_t rows, size_t n, float *dh, float *g,
+                            float *dbias);
     /* out = x + scale*gamma*(y + bias), gamma NULL: all 1 (LayerScale); out may be x. */
     void (*residual)(float *out, const float *x, const float *y, size_t rows, size_t n, const float *bias,
                      const float *gamma, float scale);

@@ -32,6 +32,11 @@ static float *place_floats(arena *space, size_t rows, size_t columns) {
     return place(space, count, sizeof(float));
 }
 
+/* Of block `block`, where all lie one after the other; NULL while only measuring. */
+static float *input_of(float *inputs, size_t floats, size_t block) {
+    return inputs == NULL ? NULL : inputs + block * floats;
+}
+
 sd_partial_layout sd_partials_of(const sd_geometry *g) {
     sd_partial_layout p;
     size_t d = g->dim;
@@ -106,7 +111,6 @@ static void place_block(arena *space, const sd_geometry *g, size_t rows, sd_bloc
     store->mean1 = place_floats(space, rows, 1);
     store->rstd1 = place_floats(space, rows, 1);
     store->qkv = place_floats(space, rows, 3 * d);
-    store->attention = place_floats(space, rows, d);
     store->middle = place_floats(space, rows, d);
     store->mean2 = place_floats(space, rows, 1);
     store->rstd2 = place_floats(space, rows, 1);
@@ -193,6 +197,8 @@ static void place_all(sd_activations *a, arena *space) {
         /* Blocks that are computed again share all buffers but their inputs, with the last block that has its own: its
          * backward pass is over by then. */
         sd_block_store shared = {0};
+        const size_t input_floats = sd_padded_row(t * d);
+        float *inputs = place_floats(space, g->depth, input_floats);
         size_t whole = class_only ? g->depth - 1 : g->depth; /* blocks of all tokens */
         if (a->recomputed >= whole && whole > 0)
             place_block(space, g, t, &shared);
@@ -208,22 +214,23 @@ static void place_all(sd_activations *a, arena *space) {
             } else {
                 *store = shared;
             }
-            store->x = place_floats(space, t, d);
+            store->x = input_of(inputs, input_floats, block);
         }
         float *out = class_only ? NULL : place_floats(space, t, d);
         if (a->blocks != NULL)
             a->blocks[g->depth].x = out;
         sd_layer_work *layer = &a->layer;
         layer->dx = place_floats(space, t, d);
-        layer->normal1 = place_floats(space, t, d);
-        layer->dqkv = place_floats(space, t, 3 * d);
         layer->dattention = place_floats(space, t, d);
-        layer->normal2 = place_floats(space, t, d);
-        layer->dhidden = place_floats(space, t, g->hidden_in);
         layer->gelu = place_floats(space, t, g->hidden);
         layer->dmlp = place_floats(space, t, d);
-        /* the first block's branch gradients are done with when the patches are needed, but its products are not */
-        layer->patches = place_floats(space, t, g->patch_values);
+        layer->normal1 = drops ? place_floats(space, t, d) : NULL;
+        layer->normal2 = drops ? place_floats(space, t, d) : NULL;
+        layer->dqkv = g->qk_norm ? place_floats(space, t, 3 * d) : NULL;
+        /* the patches are needed when the inputs of all blocks from the third on are not any more */
+        layer->patches = g->depth > 2 && (g->depth - 2) * input_floats >= t * g->patch_values
+                             ? input_of(inputs, input_floats, 2)
+                             : place_floats(space, t, g->patch_values);
         a->partial_count = sd_partials_of(g).count;
         a->partials = place_floats(space, a->max_chunks, a->partial_count);
         if (g->layer_scale) {
@@ -260,6 +267,7 @@ static void place_all(sd_activations *a, arena *space) {
         }
         work->normal = place_floats(space, r, d);
         work->branch = place_floats(space, r, d);
+        work->heads = place_floats(space, r, d);
         const bool in_place = !training && !g->swiglu; /* what is before GELU is not needed any more */
         work->gelu = in_place ? NULL : place_floats(space, r, g->hidden);
         work->attention = place_floats(space, sd_attention_work(&gemm, a->max_tokens, d / g->heads), 1);
@@ -267,6 +275,7 @@ static void place_all(sd_activations *a, arena *space) {
         work->qkv_norm = g->qk_norm ? place_floats(space, a->max_tokens, 3 * d) : NULL;
         if (!training)
             place_block(space, g, r, &work->inference);
+        work->inference.attention = work->heads;
         if (in_place)
             work->gelu = work->inference.hidden;
     }
@@ -380,7 +389,17 @@ SD_API void sd_activations_destroy(sd_activations *a) {
 
 SD_API size_t sd_activations_memory(const sd_activations *a) { return a == NULL ? 0 : a->arena_bytes + sizeof *a; }
 
-/* ---- the rows of a chunk ------------------------------------------------------------------- */
+/* ---- the rows of a block, and of a chunk ------------------------------------------------------------------- */
+
+sd_layer_rows sd_layer_rows_of(const sd_activations *a, size_t block) {
+    const sd_layer_work *layer = &a->layer;
+    const sd_block_store *store = &a->blocks[block];
+    return (sd_layer_rows){.normal1 = layer->normal1 != NULL ? layer->normal1 : store->x,
+                           .normal2 = layer->normal2 != NULL ? layer->normal2 : store->middle,
+                           .dqkv = layer->dqkv != NULL ? layer->dqkv : store->qkv,
+                           .dhidden = store->hidden,
+                           .attention = a->blocks[block + 1].x}; /* the input of a block whose backward pass is over */
+}
 
 sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread) {
     const sd_geometry *g = &a->geometry;
@@ -395,11 +414,11 @@ sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_ch
     bool class_only = !a->all_tokens && block + 1 == g->depth;
     sd_block_store store = a->blocks[block];
     store.x += row * d;
+    store.attention = a->thread_work[thread].heads;
     store.mean1 += row1;
     store.rstd1 += row1;
     if (!class_only) {
         store.qkv += row1 * 3 * d;
-        store.attention += row1 * d;
         store.middle += row * d;
         store.mean2 += row2;
         store.rstd2 += row2;

@@ -176,6 +176,7 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
     const sd_geometry *g = &a->geometry;
     const sd_layout *l = &job->model->layout;
     const sd_layer_work *layer = &a->layer;
+    const sd_layer_rows rows = sd_layer_rows_of(a, job->block);
     size_t d = g->dim, f = g->hidden, count = 0;
     const sd_branch *attention = &a->branches[2 * job->block], *mlp = attention + 1;
     size_t rows1 = attention->row_before[a->images], rows2 = mlp->row_before[a->images];
@@ -198,9 +199,9 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
     if (!job->class_only) { /* else they are among `more` */
         products[count++] = sd_linear_weight(layer->dmlp, layer->gelu, rows2, d, f, dfc2);
         products[count++] =
-            sd_linear_weight(layer->dhidden, layer->normal2, rows2, g->hidden_in, d, block + l->fc1_weight);
-        products[count++] = sd_linear_weight(layer->dqkv, layer->normal1, rows1, 3 * d, d, block + l->qkv_weight);
-        products[count++] = sd_linear_weight(layer->dattention, a->blocks[job->block].attention, rows1, d, d, dproj);
+            sd_linear_weight(rows.dhidden, rows.normal2, rows2, g->hidden_in, d, block + l->fc1_weight);
+        products[count++] = sd_linear_weight(rows.dqkv, rows.normal1, rows1, 3 * d, d, block + l->qkv_weight);
+        products[count++] = sd_linear_weight(layer->dattention, rows.attention, rows1, d, d, dproj);
     }
     if (job->block == 0) {
         products[count] = sd_linear_weight(layer->dx, layer->patches, a->rows, d, g->patch_values,
@@ -284,7 +285,7 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, con
         SD_TRY(block_backward(&job, more, more_count));
     }
     SD_TRY(position_backward(&job));
-    a->has_forward = a->recomputed == 0; /* else blocks were computed again over what others had stored */
+    a->has_forward = false; /* gradients have taken the place of what it stored */
 cleanup:
     return status;
 }

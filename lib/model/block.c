@@ -130,18 +130,18 @@ static size_t branch_rows(const sd_branch *branch, const sd_chunk *chunk) {
 }
 
 void sd_block_forward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
-                      const sd_block_store *store, float *out, float *normal1, float *normal2, sd_thread_work *work) {
+                      const sd_block_store *store, float *out, sd_thread_work *work) {
     const sd_layout *l = &model->layout;
     const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
     size_t d = a->geometry.dim, f = a->geometry.hidden;
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact = attention->row_before[chunk->first];
-    sd_branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), normal1,
+    sd_branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal,
                 store->mean1, store->rstd1);
     if (rows1 > 0) {
         const sd_bias_finish bias = {a->kernels, SD_PARAMETER(qkv_bias), NULL};
         const sd_finish finish = sd_finish_bias(&bias);
-        sd_multiply_rows(work->gemm, rows1, normal1, &a->weights.qkv, store->qkv, &finish);
+        sd_multiply_rows(work->gemm, rows1, work->normal, &a->weights.qkv, store->qkv, &finish);
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact;
@@ -154,14 +154,14 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1),
                     store->middle);
 
-    sd_branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), normal2,
+    sd_branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), work->normal,
                 store->mean2, store->rstd2);
     if (rows2 > 0) {
         /* GELU into another matrix goes row by row, as memory likes it; gates need both halves of a row */
         const bool in_place = work->gelu == store->hidden;
         const sd_bias_finish bias = {a->kernels, SD_PARAMETER(fc1_bias), in_place ? work->gelu : NULL};
         const sd_finish finish = sd_finish_bias(&bias);
-        sd_multiply_rows(work->gemm, rows2, normal2, &a->weights.fc1, store->hidden, in_place || out == NULL ? &finish : NULL);
+        sd_multiply_rows(work->gemm, rows2, work->normal, &a->weights.fc1, store->hidden, in_place || out == NULL ? &finish : NULL);
         if (out != NULL && a->geometry.swiglu)
             a->kernels->bias_swiglu(store->hidden, rows2, f, SD_PARAMETER(fc1_bias), work->gelu);
         else if (out != NULL && !in_place)
@@ -186,22 +186,24 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     sd_partial_layout p = sd_partials_of(&a->geometry);
     sd_block_store store = sd_chunk_store(a, block, chunk, thread);
     float *dx = layer->dx + a->image_row[chunk->first] * d;
-    float *normal1 = layer->normal1 + compact1 * d, *dqkv = layer->dqkv + compact1 * 3 * d;
-    float *dattention = layer->dattention + compact1 * d;
-    float *normal2 = layer->normal2 + compact2 * d, *dhidden = layer->dhidden + compact2 * in;
-    float *gelu = layer->gelu + compact2 * f, *dmlp = layer->dmlp + compact2 * d;
+    float *dattention = layer->dattention + compact1 * d, *gelu = layer->gelu + compact2 * f, *dmlp = layer->dmlp + compact2 * d;
+    const sd_layer_rows left = sd_layer_rows_of(a, block);
+    float *normal1 = left.normal1 + compact1 * d, *dqkv = left.dqkv + compact1 * 3 * d;
+    float *normal2 = left.normal2 + compact2 * d, *dhidden = left.dhidden + compact2 * in;
+    const bool again = block < a->recomputed;
 
-    if (block < a->recomputed)
-        sd_block_forward(model, a, block, chunk, &store, NULL, normal1, normal2, work);
+    store.attention = left.attention + compact1 * d;
+    if (again)
+        sd_block_forward(model, a, block, chunk, &store, NULL, work);
 
     branch_gather(a, mlp, chunk, dx, dmlp);
     if (rows2 > 0) {
         a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
-        sd_multiply_factor(work->gemm, rows2, dmlp, d, &a->weights_back.fc2, 0, f, dhidden, in, NULL);
+        sd_multiply_rows(work->gemm, rows2, dmlp, &a->weights_back.fc2, work->gelu, NULL);
         if (a->geometry.swiglu)
-            a->kernels->swiglu_backward(store.hidden, dhidden, rows2, f, gelu, partial + p.fc1_bias);
+            a->kernels->swiglu_backward(store.hidden, work->gelu, f, rows2, f, dhidden, gelu, partial + p.fc1_bias);
         else
-            a->kernels->gelu_backward(store.hidden, dhidden, rows2, f, f, gelu, partial + p.fc1_bias);
+            a->kernels->gelu_backward(store.hidden, work->gelu, rows2, f, f, dhidden, gelu, partial + p.fc1_bias);
         sd_multiply_rows(work->gemm, rows2, dhidden, &a->weights_back.fc1, work->branch, NULL);
     }
     sd_branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
@@ -217,7 +219,8 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
                 size_t row = attention->row_before[s] - compact1;
                 const float *qkv = sd_normalized_qkv(model, a, block, s, store.qkv + row * 3 * d, work);
                 sd_attention_backward(a->kernels, work->gemm, qkv, work->branch + row * d, sd_image_tokens(a, s), d,
-                                      a->geometry.heads, dqkv + row * 3 * d, work->attention);
+                                      a->geometry.heads, dqkv + row * 3 * d, again ? NULL : store.attention + row * d,
+                                      work->attention);
                 if (a->geometry.qk_norm)
                     qk_norm_backward(model, a, block, s, store.qkv + row * 3 * d, dqkv + row * 3 * d, work,
                                      partial + p.qk_norm);

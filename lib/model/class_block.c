@@ -108,7 +108,7 @@ void sd_class_block_backward(const sd_model *model, const sd_activations *a, con
     sd_block_store store = sd_chunk_store(a, block, chunk, thread);
     const class_chunk c = chunk_of(model, a, chunk);
     sd_partial_layout sums = sd_partials_of(g);
-    float *dx = a->layer.dx + start * d, *normal1 = a->layer.normal1 + c.compact * d;
+    float *dx = a->layer.dx + start * d, *normal1 = work->normal;
 
     memset(dx, 0, (a->image_row[chunk->last] - start) * d * sizeof *dx);
     for (size_t s = chunk->first; s < chunk->last; s++)

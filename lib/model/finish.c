@@ -13,7 +13,7 @@ sd_finish sd_finish_bias(const sd_bias_finish *data) { return (sd_finish){bias, 
 static void gelu_backward(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns) {
     const sd_gelu_finish *f = data;
     const size_t place = row * ldc + column;
-    f->kernels->gelu_backward(f->hidden + place, c, rows, columns, ldc, NULL, f->dbias + column);
+    f->kernels->gelu_backward(f->hidden + place, c, rows, columns, ldc, c, NULL, f->dbias + column);
 }
 
 sd_finish sd_finish_gelu_backward(const sd_gelu_finish *data) { return (sd_finish){gelu_backward, data}; }

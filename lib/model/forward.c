@@ -252,7 +252,7 @@ static void forward_task(void *argument, size_t index, size_t thread) {
     float *out = store.x;
     if (a->mode != SD_ACTIVATIONS_INFERENCE)
         out = a->blocks[block + 1].x + a->image_row[chunk->first] * a->geometry.dim;
-    sd_block_forward(model, a, block, chunk, &store, out, work->normal, work->normal, work);
+    sd_block_forward(model, a, block, chunk, &store, out, work);
     leave_block(model, a, block, chunk, &store, out, job->outputs, work);
     if (block + 1 == depth)
         leave_tokens(model, a, chunk, out, job->outputs, work);

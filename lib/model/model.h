@@ -108,24 +108,31 @@ typedef struct sd_block_store {
     float *x;             /* T x D, the block's input */
     float *mean1, *rstd1; /* T */
     float *qkv;           /* T x 3D */
-    float *attention;     /* T x D, heads side by side, before the projection */
     float *middle;        /* T x D, after the attention branch */
     float *mean2, *rstd2; /* T */
     float *hidden;        /* T x F_in, before GELU or SwiGLU */
+    float *attention;     /* T x D, heads side by side, before the projection: not kept, computed again in the backward pass */
 } sd_block_store;
 
 /* What one block's backward leaves for the weight gradients. Rows: T. */
 typedef struct sd_layer_work {
     float *dx;         /* T x D: gradient of the residual stream, updated in place from block to block */
-    float *normal1;    /* T x D: output of the first norm */
-    float *dqkv;       /* T x 3D */
     float *dattention; /* T x D: gradient at the projection's output */
-    float *normal2;    /* T x D */
-    float *dhidden;    /* T x F_in */
     float *gelu;       /* T x F */
     float *dmlp;       /* T x D: gradient at fc2's output */
     float *patches;    /* T x C p p */
+    /* where they cannot take the place of what the block stored (sd_layer_rows_of), else NULL: */
+    float *normal1, *normal2; /* T x D, if paths may be dropped: then they have fewer rows than what they come from */
+    float *dqkv;              /* T x 3D, if queries and keys have norms, whose gradient reads both */
 } sd_layer_work;
+
+/* Likewise, of the block at hand, in buffers that are free by then. */
+typedef struct sd_layer_rows {
+    float *normal1, *normal2; /* T x D: outputs of the norms */
+    float *dqkv;              /* T x 3D */
+    float *dhidden;           /* T x F_in */
+    float *attention;         /* T x D: what attention gave, computed again */
+} sd_layer_rows;
 
 /* LayerScale, y = gamma * (W a + b), of one block's backward. With g = dL/dy: the products take diag(gamma) W as weight
  * and leave M = g' a and s = sum of g here, from which dW = diag(gamma) M, db = gamma * s and dgamma_i = <W_i, M_i> + b_i
@@ -167,7 +174,8 @@ typedef struct sd_thread_work {
     const sd_gemm *gemm;
     float *normal;    /* R x D */
     float *branch;    /* R x D */
-    float *gelu;      /* R x F */
+    float *gelu;      /* R x F, and its gradient */
+    float *heads;     /* R x D: what attention gives, before the projection */
     float *attention; /* sd_attention_work */
     float *patches;   /* R x C p p */
     float *qkv_norm;  /* tokens of one image x 3D: queries and keys after their norm */
@@ -281,6 +289,8 @@ sd_status sd_activations_bytes(const sd_model_config *model, const sd_image_grou
 /* drop_path.c: fills the branches for a pass. */
 void sd_drop_paths(sd_activations *a, const sd_forward_options *options);
 
+sd_layer_rows sd_layer_rows_of(const sd_activations *a, size_t block);
+
 /* The buffers of block `block` for the rows of a chunk: pointers are moved to the chunk's first row (compact row of its
  * branch). */
 sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_chunk *chunk, size_t thread);
@@ -330,10 +340,9 @@ sd_finish sd_finish_residual(const sd_residual_finish *data);
 
 /* ---- one block, one chunk (block.c) -------------------------------------------------------- */
 
-/* x (store->x) -> out, both rows of the chunk; NULL: only what the backward pass needs, up to `hidden`. normal1, normal2: where
- * those are to be left (rows of the chunk, compact). */
+/* x (store->x) -> out, both rows of the chunk; NULL: only what the backward pass needs, up to `hidden`. */
 void sd_block_forward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
-                      const sd_block_store *store, float *out, float *normal1, float *normal2, sd_thread_work *work);
+                      const sd_block_store *store, float *out, sd_thread_work *work);
 /* From the layer work's dx at the block's output to its input; leaves what the weight gradients need in the layer work
  * and the sums over rows in `partial` (see block_partials). */
 void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,

@@ -213,7 +213,8 @@ sd_status sd_tail_block_backward(const sd_model *model, sd_activations *a, float
     }
     SD_TRY(sd_run_products(a->context, a->gemms, &fc2, 1, NULL, NULL));
     if (a->geometry.swiglu)
-        a->kernels->swiglu_backward(tail->hidden, tail->dhidden, kept2, f, NULL, dblock + l->fc1_bias);
+        a->kernels->swiglu_backward(tail->hidden, tail->dhidden, in, kept2, f, tail->dhidden, NULL,
+                                    dblock + l->fc1_bias);
     sd_product fc1 = sd_linear_backward(tail->dhidden, kept2, in, SD_PARAMETER(fc1_weight), d, tail->dnormal);
     SD_TRY(sd_run_products(a->context, a->gemms, &fc1, 1, NULL, NULL));
     memcpy(tail->dmiddle, tail->dout, a->images * d * sizeof(float));

@@ -2,6 +2,7 @@
 #include "nn/nn.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Rows of P are computed some at a time, which stay in the cache, where keys and values can be packed for all of them. */
 #define ROWS_AT_ONCE ((size_t)64)
@@ -18,7 +19,9 @@ static size_t factor_floats(const sd_gemm *gemm, size_t n, size_t k) {
 
 /* Rows of the T x T matrices are padded, so that the kernels need no remainder loops. */
 size_t sd_attention_work(const sd_gemm *gemm, size_t tokens, size_t size) {
-    return 2 * tokens * sd_padded_row(tokens) + factor_floats(gemm, tokens, size) + factor_floats(gemm, size, tokens);
+    /* dQ of a head takes the place of P for a while */
+    const size_t ld = sd_padded_row(tokens);
+    return tokens * (ld + sd_size_max(ld, sd_padded_row(size))) + factor_floats(gemm, tokens, size) + factor_floats(gemm, size, tokens);
 }
 
 static head_factors factors_of(const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t size, size_t head,
@@ -74,21 +77,28 @@ void sd_attention_forward(const sd_kernels *kernels, const sd_gemm *gemm, const 
     sd_attention_forward_rows(kernels, gemm, qkv, tokens, dim, heads, 0, tokens, out, work);
 }
 
-/* dV = P' dO;  dP = dO V';  dS = scale P (dP - rowsum(P dP));  dQ = dS K;  dK = dS' Q. */
+/* dP = dO V';  dV = P' dO;  dS = scale P (dP - rowsum(P dP));  dQ = dS K;  dK = dS' Q: in this order each of V, K and Q may be
+ * overwritten by its gradient, but for dQ, which waits until Q is not needed any more. */
 void sd_attention_backward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, const float *dout, size_t tokens, size_t dim,
-                           size_t heads, float *dqkv, float *work) {
-    size_t size = dim / heads, ld = sd_padded_row(tokens);
-    float *p = work, *dp = work + tokens * ld;
+                           size_t heads, float *dqkv, float *out, float *work) {
+    const size_t size = dim / heads, ld = sd_padded_row(tokens);
+    const bool in_place = dqkv == qkv;
+    float *dp = work, *p = work + tokens * ld;
     for (size_t h = 0; h < heads; h++) {
         const float *q = qkv + h * size, *k = q + dim, *v = k + dim, *dout_head = dout + h * size;
         float *dq = dqkv + h * size, *dk = dq + dim, *dv = dk + dim;
         const sd_factor keys = {.tb = true, .n = tokens, .k = size, .b = k, .ldb = 3 * dim};
         probabilities_of(kernels, gemm, &keys, q, dim, tokens, p);
-        sd_multiply(gemm, true, false, tokens, size, tokens, 1.0f, p, ld, dout_head, dim, 0.0f, dv, 3 * dim);
+        if (out != NULL)
+            sd_multiply(gemm, false, false, tokens, size, tokens, 1.0f, p, ld, v, 3 * dim, 0.0f, out + h * size, dim);
         sd_multiply(gemm, false, true, tokens, tokens, size, 1.0f, dout_head, dim, v, 3 * dim, 0.0f, dp, ld);
+        sd_multiply(gemm, true, false, tokens, size, tokens, 1.0f, p, ld, dout_head, dim, 0.0f, dv, 3 * dim);
         kernels->softmax_backward(p, dp, tokens, tokens, ld, scale_of(size));
-        sd_multiply(gemm, false, false, tokens, size, tokens, 1.0f, dp, ld, k, 3 * dim, 0.0f, dq, 3 * dim);
+        float *to = in_place ? p : dq;
+        sd_multiply(gemm, false, false, tokens, size, tokens, 1.0f, dp, ld, k, 3 * dim, 0.0f, to, in_place ? size : 3 * dim);
         sd_multiply(gemm, true, false, tokens, size, tokens, 1.0f, dp, ld, q, 3 * dim, 0.0f, dk, 3 * dim);
+        for (size_t t = 0; in_place && t < tokens; t++)
+            memcpy(dq + t * 3 * dim, to + t * size, size * sizeof *to);
     }
 }
 

@@ -22,9 +22,10 @@ void sd_attention_forward_rows(const sd_kernels *kernels, const sd_gemm *gemm, c
 /* Head `head` alone, into its columns of out. */
 void sd_attention_forward_head(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim,
                                size_t heads, size_t head, float *out, float *work);
-/* From qkv and dout, dqkv; the probabilities are computed again. */
+/* From qkv and dout, dqkv, which may be qkv itself; the probabilities are computed again, and where out is not NULL what
+ * sd_attention_forward gave. */
 void sd_attention_backward(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, const float *dout, size_t tokens, size_t dim,
-                           size_t heads, float *dqkv, float *work);
+                           size_t heads, float *dqkv, float *out, float *work);
 /* The probabilities of head h alone: T x T. work: sd_attention_work. */
 void sd_attention_probabilities(const sd_kernels *kernels, const sd_gemm *gemm, const float *qkv, size_t tokens, size_t dim, size_t heads,
                                 size_t head, float *probabilities, float *work);

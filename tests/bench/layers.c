@@ -17,7 +17,7 @@ enum { QKV, PROJ, FC1, FC2, WEIGHTS };
 
 typedef struct chunk {
     float *x, *normal, *qkv, *attention, *branch, *middle, *hidden, *gelu, *mean, *rstd;
-    float *dx, *dhidden, *dqkv, *dbranch;
+    float *dx, *dbranch;
 } chunk;
 
 typedef struct block {
@@ -27,10 +27,11 @@ typedef struct block {
     sd_factor weights[WEIGHTS], weights_back[WEIGHTS];
     float *vector; /* of any bias or norm, F zeros */
     float *gradient, *sums, *work;
+    float *upstream; /* a chunk's dL/dgelu, which every chunk overwrites */
     chunk chunks[CHUNKS];
 } block;
 
-/* ---- the parts --------------------------------------------------------------------------------- */
+/* ---- the parts; gradients of queries, keys, values and hidden numbers take their place, as in a backward pass --------------------------------------------------------------------------------- */
 
 static void product(const block *b, const float *x, const sd_factor *weight, float *y) {
     sd_multiply_rows(&b->gemm, b->rows, x, weight, y, NULL);
@@ -71,13 +72,13 @@ static void fc2(block *b, chunk *c) {
     b->kernels->residual(c->x, c->middle, c->branch, b->rows, b->d, b->vector, NULL, 1.0f);
 }
 
-static void fc2_backward(block *b, chunk *c) { product(b, c->dx, &b->weights_back[FC2], c->dhidden); }
+static void fc2_backward(block *b, chunk *c) { product(b, c->dx, &b->weights_back[FC2], b->upstream); }
 
 static void gelu_backward(block *b, chunk *c) {
-    b->kernels->gelu_backward(c->hidden, c->dhidden, b->rows, b->f, b->f, c->gelu, b->sums);
+    b->kernels->gelu_backward(c->hidden, b->upstream, b->rows, b->f, b->f, c->hidden, c->gelu, b->sums);
 }
 
-static void fc1_backward(block *b, chunk *c) { product(b, c->dhidden, &b->weights_back[FC1], c->dbranch); }
+static void fc1_backward(block *b, chunk *c) { product(b, c->hidden, &b->weights_back[FC1], c->dbranch); }
 
 static void norm_backward(block *b, chunk *c) {
     b->kernels->layer_norm_backward(c->dbranch, c->x, c->mean, c->rstd, b->rows, b->d, b->vector, b->vector, c->dx,
@@ -90,18 +91,18 @@ static void attention_backward(block *b, chunk *c) {
     for (size_t i = 0; i < b->images; i++)
         sd_attention_backward(b->kernels, &b->gemm, c->qkv + i * b->tokens * 3 * b->d,
                               c->dbranch + i * b->tokens * b->d, b->tokens, b->d, b->heads,
-                              c->dqkv + i * b->tokens * 3 * b->d, b->work);
+                              c->qkv + i * b->tokens * 3 * b->d, c->attention + i * b->tokens * b->d, b->work);
 }
 
 static void qkv_backward(block *b, chunk *c) {
-    b->kernels->column_sum(c->dqkv, b->rows, 3 * b->d, 3 * b->d, b->sums);
-    product(b, c->dqkv, &b->weights_back[QKV], c->dbranch);
+    b->kernels->column_sum(c->qkv, b->rows, 3 * b->d, 3 * b->d, b->sums);
+    product(b, c->qkv, &b->weights_back[QKV], c->dbranch);
 }
 
 static void weights(block *b, chunk *c) {
-    weight_product(b, c->dqkv, 3 * b->d, c->normal, b->d);
+    weight_product(b, c->qkv, 3 * b->d, c->normal, b->d);
     weight_product(b, c->dx, b->d, c->attention, b->d);
-    weight_product(b, c->dhidden, b->f, c->normal, b->d);
+    weight_product(b, c->hidden, b->f, c->normal, b->d);
     weight_product(b, c->dx, b->d, c->gelu, b->f);
 }
 
@@ -126,7 +127,7 @@ static const part parts[] = {
     {"fc1 backward", fc1_backward, 1, 8, 0, 5},
     {"norm backward (two)", norm_backward, 2, 0, 0, 5},
     {"projection backward", projection_backward, 1, 2, 0, 2},
-    {"attention backward", attention_backward, 1, 0, 10, 7},
+    {"attention backward", attention_backward, 1, 0, 12, 8},
     {"qkv backward", qkv_backward, 1, 6, 0, 4},
     {"gradients of weights", weights, 1, 24, 0, 16},
 };
@@ -170,6 +171,7 @@ static block make_block(const options *o) {
     b.vector = take(f, sizeof(float));
     b.gradient = take(d * f, sizeof(float));
     b.sums = take(f, sizeof(float));
+    b.upstream = take(b.rows * f, sizeof(float));
     b.work = take(sd_attention_work(&b.gemm, b.tokens, b.d / b.heads), sizeof(float));
     for (size_t i = 0; i < CHUNKS; i++) {
         chunk *c = &b.chunks[i];
@@ -178,7 +180,7 @@ static block make_block(const options *o) {
             size_t width;
         } rows[] = {{&c->x, d},         {&c->normal, d},  {&c->qkv, 3 * d}, {&c->attention, d}, {&c->branch, d},
                     {&c->middle, d},    {&c->hidden, f},  {&c->gelu, f},    {&c->mean, 1},      {&c->rstd, 1},
-                    {&c->dx, d},        {&c->dhidden, f}, {&c->dqkv, 3 * d}, {&c->dbranch, d}};
+                    {&c->dx, d},        {&c->dbranch, d}};
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             *rows[r].place = random_floats(b.rows * rows[r].width, 10 + i * 20 + r);
     }
@@ -192,13 +194,13 @@ static void drop_block(block *b) {
         free(b->weights[i].packed);
         free(b->weights_back[i].packed);
     }
-    float *owned[] = {b->vector, b->gradient, b->sums, b->work};
+    float *owned[] = {b->vector, b->gradient, b->sums, b->work, b->upstream};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         free(owned[i]);
     for (size_t i = 0; i < CHUNKS; i++) {
         chunk *c = &b->chunks[i];
         float *rows[] = {c->x,    c->normal, c->qkv,  c->attention, c->branch, c->middle,  c->hidden,
-                         c->gelu, c->mean,   c->rstd, c->dx,        c->dhidden, c->dqkv,   c->dbranch};
+                         c->gelu, c->mean,   c->rstd, c->dx,        c->dbranch};
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             free(rows[r]);
     }

@@ -75,7 +75,17 @@ static void test_gelu(void **state) {
             sets[k]->bias_gelu(h, 1, 250, 250, bias, g, 250);
             sets[k]->bias_gelu(in_place, 1, 250, 250, bias, in_place, 250);
             assert_memory_equal(in_place, g, sizeof in_place);
-            sets[k]->gelu_backward(h, d, 1, 250, 250, again, sum);
+            float down[250], over[250], sum_over[250] = {0};
+            memcpy(over, h, sizeof over);
+            sets[k]->gelu_backward(over, d, 1, 250, 250, over, NULL, sum_over); /* in the place of h */
+            sets[k]->gelu_backward(h, d, 1, 250, 250, down, again, sum);
+            assert_memory_equal(over, down, sizeof over);
+            assert_memory_equal(sum_over, sum, sizeof sum);
+            memcpy(over, h, sizeof over);
+            sets[k]->gelu_backward(over, d, 1, 250, 250, over, again, sum_over);
+            assert_memory_equal(over, down, sizeof over);
+            sets[k]->gelu_backward(h, d, 1, 250, 250, d, NULL, sum_over); /* and in that of d */
+            assert_memory_equal(d, down, sizeof d);
             for (size_t i = 0; i < 250; i++) {
                 double x = (double)h[i];
                 double off = ulps(g[i], gelu(x));
@@ -117,6 +127,11 @@ static void test_layer_norm(void **state) {
         sets[k]->layer_norm(x, ROWS, WIDTH, weight, bias, y, mean, rstd);
         sets[k]->layer_norm_backward(dy, x, mean, rstd, ROWS, WIDTH, weight, bias, dx, dweight, dbias, again);
         assert_memory_equal(y, again, sizeof y);
+        float over[ROWS * WIDTH], dx_over[ROWS * WIDTH] = {0}, unused[WIDTH] = {0};
+        memcpy(over, x, sizeof over);
+        sets[k]->layer_norm_backward(dy, over, mean, rstd, ROWS, WIDTH, weight, bias, dx_over, unused, unused, over);
+        assert_memory_equal(over, y, sizeof over);
+        assert_memory_equal(dx_over, dx, sizeof dx);
         double expected_dbias[WIDTH] = {0}, expected_dweight[WIDTH] = {0};
         for (size_t i = 0; i < ROWS; i++) {
             const float *row = x + i * WIDTH, *drow = dy + i * WIDTH;

@@ -394,6 +394,10 @@ static void test_accumulate(void **state) {
     sd_backward_inputs inputs;
     sd_backward_inputs_init(&inputs);
     inputs.features = weights;
+    /* gradients lie where the forward pass had stored something */
+    assert_int_equal(sd_model_backward(p.model, p.activations, &inputs, p.gradient, 1, NULL), SD_ERR_STATE);
+    assert_memory_equal(once, p.gradient, count * sizeof *once);
+    forward(&p, 0, 0);
     assert_int_equal(sd_model_backward(p.model, p.activations, &inputs, p.gradient, 1, NULL), SD_OK);
     for (size_t i = 0; i < count; i++)
         once[i] *= 2.0f;
