@@ -103,11 +103,14 @@ typedef struct sd_pretrainer_config {
     /* SimDINO and SimDINOv2: values at the end, reached along half a cosine; negative (default): as at the start */
     double eps_sq_end, coeff_end;
 
-    /* with SD_ACTIVATIONS_SPEED: blocks, from the first, of which only the input is stored (sd_activations_config); default 0.
+    /* with SD_ACTIVATIONS_SPEED: blocks, from the first, of which only the input is stored (sd_activations_config): 0 to the
+     * model's depth, or SD_RECOMPUTED_BLOCKS_AUTO (default): a sixth of a model of 12 blocks or more, none of a smaller one.
      * sd_pretrainer_memory tells what a number of them saves. The results are the same */
     int32_t recomputed_blocks;
     int32_t products; /* sd_products of the steps, default SD_PRODUCTS_STRASSEN */
 } sd_pretrainer_config;
+
+#define SD_RECOMPUTED_BLOCKS_AUTO (-1)
 
 /* SimDINO's recipe for ViT-S/16 with the defaults above. */
 SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config);

@@ -39,6 +39,7 @@ SD_API void sd_pretrainer_config_init(sd_pretrainer_config *config) {
     config->accumulation = SD_ACCUMULATE_WHOLE;
     config->activations = SD_ACTIVATIONS_SPEED;
     config->products = SD_PRODUCTS_STRASSEN;
+    config->recomputed_blocks = SD_RECOMPUTED_BLOCKS_AUTO;
     config->total_steps = 10000;
     config->warmup_steps = 1000;
     config->lr = 5e-4;
@@ -162,8 +163,9 @@ static sd_status check(const sd_pretrainer_config *c) {
                "accumulation is %d: it must be one of sd_accumulation", c->accumulation);
     SD_REQUIRE(c->activations == SD_ACTIVATIONS_SPEED || c->activations == SD_ACTIVATIONS_MEMORY, SD_ERR_ARGUMENT,
                "activations is %d: training needs SD_ACTIVATIONS_SPEED or SD_ACTIVATIONS_MEMORY", c->activations);
-    SD_REQUIRE(c->recomputed_blocks >= 0 && c->recomputed_blocks <= c->model.depth, SD_ERR_ARGUMENT,
-               "recomputed_blocks is %d: it must be 0 to model.depth (%d)", c->recomputed_blocks, c->model.depth);
+    SD_REQUIRE(c->recomputed_blocks >= SD_RECOMPUTED_BLOCKS_AUTO && c->recomputed_blocks <= c->model.depth,
+               SD_ERR_ARGUMENT, "recomputed_blocks is %d: it must be 0 to model.depth (%d), or %d", c->recomputed_blocks,
+               c->model.depth, SD_RECOMPUTED_BLOCKS_AUTO);
     SD_REQUIRE(c->products == SD_PRODUCTS_PLAIN || c->products == SD_PRODUCTS_STRASSEN, SD_ERR_ARGUMENT,
                "products is %d: it must be one of sd_products", c->products);
     SD_REQUIRE(c->loss.groups >= 1 && c->batch_size % (size_t)c->loss.groups == 0, SD_ERR_ARGUMENT,

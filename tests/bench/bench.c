@@ -238,7 +238,8 @@ static void info(FILE *json) {
 }
 
 int main(int argc, char **argv) {
-    options o = {.dim = 384,
+    options o = {.recompute = SD_RECOMPUTED_BLOCKS_AUTO,
+                 .dim = 384,
                  .depth = 12,
                  .patch = 16,
                  .image = 224,

@@ -339,6 +339,28 @@ static void test_foretold_memory(void **state) {
     check_foretold(c);
 }
 
+static size_t memory_of(sd_pretrainer_config c, int32_t depth, int32_t recomputed) {
+    size_t bytes;
+    c.model.depth = depth;
+    c.recomputed_blocks = recomputed;
+    assert_int_equal(sd_pretrainer_memory(NULL, &c, &bytes), SD_OK);
+    return bytes;
+}
+
+static void test_recomputed_by_default(void **state) {
+    (void)state;
+    sd_pretrainer_config c = small_config();
+    assert_int_equal(c.recomputed_blocks, SD_RECOMPUTED_BLOCKS_AUTO);
+    assert_true(memory_of(c, 11, SD_RECOMPUTED_BLOCKS_AUTO) == memory_of(c, 11, 0));
+    assert_true(memory_of(c, 12, SD_RECOMPUTED_BLOCKS_AUTO) == memory_of(c, 12, 2));
+    assert_true(memory_of(c, 12, SD_RECOMPUTED_BLOCKS_AUTO) < memory_of(c, 12, 0));
+    assert_true(memory_of(c, 24, SD_RECOMPUTED_BLOCKS_AUTO) == memory_of(c, 24, 4));
+    c.recomputed_blocks = -2;
+    size_t bytes;
+    assert_int_equal(sd_pretrainer_memory(NULL, &c, &bytes), SD_ERR_ARGUMENT);
+    assert_non_null(strstr(sd_last_error(), "recomputed_blocks is -2"));
+}
+
 /* ---- products -------------------------------------------------------------------------------- */
 
 /* Three steps of a network that is wide enough for Strassen's formulas: their gradients. */
@@ -509,6 +531,7 @@ int main(void) {
         cmocka_unit_test(test_failing_allocations),
         cmocka_unit_test(test_no_allocation_in_a_step),
         cmocka_unit_test(test_foretold_memory),
+        cmocka_unit_test(test_recomputed_by_default),
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_whole_batch_in_pieces),
         cmocka_unit_test(test_loader_runs),
