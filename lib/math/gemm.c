@@ -121,6 +121,36 @@ static void multiply_packed(const sd_gemm *gemm, bool ta, bool tb, size_t m, siz
         sd_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
+#if defined(SD_HAVE_ONEDNN)
+/* The epilogue of the rows and columns from `place` on of a product that begins with c. false: it is not for oneDNN. */
+static bool epilogue_at(const sd_gemm *gemm, const sd_epilogue *whole, const float *c, size_t place, size_t column,
+                        sd_epilogue *part) {
+    if (whole->bias == NULL || (whole->gelu != NULL && (whole->gelu != c || !gemm->finishes_gelu)))
+        return false;
+    *part = (sd_epilogue){.bias = whole->bias + column,
+                          .gelu = whole->gelu == NULL ? NULL : c + place,
+                          .factor = whole->factor == NULL ? NULL : whole->factor + column,
+                          .residual = whole->residual == NULL ? NULL : whole->residual + place,
+                          .out = whole->out == NULL ? NULL : whole->out + place};
+    return part->residual == NULL || part->residual != part->out;
+}
+
+/* Its GELU takes as long as a loop of ours after the product with AVX2 or less, and longer than one with AVX-512. */
+static bool onednn_finishes_gelu(void) { return sd_cpu_detect() < SD_CPU_AVX512; }
+
+static void finish_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                          const float *b, size_t ldb, float *c, size_t ldc, size_t row, size_t column,
+                          const sd_finish *finish) {
+    const size_t place = row * ldc + column;
+    sd_epilogue here;
+    if (epilogue_at(gemm, &finish->same, c, place, column, &here) &&
+        sd_onednn_fp32(ta, tb, m, n, k, a, lda, b, ldb, c + place, ldc, &here))
+        return;
+    sd_sgemm(ta, tb, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, c + place, ldc);
+    finish->function(finish->data, c + place, ldc, row, m, column, n);
+}
+#endif
+
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
 /* Piece by piece, such that the rounded factors of one fit into the scratch. Scaled products (the scores of attention)
  * are small, and not worth their rounding beforehand. */
@@ -143,11 +173,42 @@ static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, siz
                 const float *right = b + (tb ? j * ldb + l : l * ldb + j);
                 const float scale = l == 0 ? beta : 1.0f;
                 float *out = c + i * ldc + j;
-                if (!sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, scale != 0.0f, out, ldc,
+                if (!sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, scale != 0.0f, out, ldc, NULL,
                                     gemm->scratch))
                     sd_packed_bf16_dot.product(ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, scale, out, ldc,
                                                gemm->scratch);
             }
+}
+
+/* The same, where the last piece of the depth takes what follows with it. */
+static void finish_onednn_bf16(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                               const float *b, size_t ldb, float *c, size_t ldc, size_t row, size_t column,
+                               const sd_finish *finish) {
+    const size_t before = (sd_size_ceil(k, SD_ONEDNN_DEPTH) - 1) * SD_ONEDNN_DEPTH, depth = k - before;
+    float *part = c + row * ldc + column;
+    sd_epilogue here;
+    if (!epilogue_at(gemm, &finish->same, c, row * ldc + column, column, &here)) {
+        multiply_onednn(gemm, ta, tb, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, part, ldc);
+        finish->function(finish->data, part, ldc, row, m, column, n);
+        return;
+    }
+    if (before > 0)
+        multiply_onednn(gemm, ta, tb, m, n, before, 1.0f, a, lda, b, ldb, 0.0f, part, ldc);
+    a += ta ? before * lda : before;
+    b += tb ? before : before * ldb;
+    for (size_t i = 0; i < m; i += SD_ONEDNN_SIDE)
+        for (size_t j = 0; j < n; j += SD_ONEDNN_SIDE) {
+            const size_t rows = sd_size_min(SD_ONEDNN_SIDE, m - i), columns = sd_size_min(SD_ONEDNN_SIDE, n - j);
+            const float *left = a + (ta ? i : i * lda), *right = b + (tb ? j * ldb : j);
+            const size_t place = (row + i) * ldc + column + j;
+            (void)epilogue_at(gemm, &finish->same, c, place, column + j, &here);
+            if (sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, before > 0, c + place, ldc, &here,
+                               gemm->scratch))
+                continue;
+            multiply_onednn(gemm, ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, before > 0 ? 1.0f : 0.0f,
+                            c + place, ldc);
+            finish->function(finish->data, c + place, ldc, row + i, rows, column + j, columns);
+        }
 }
 #endif
 
@@ -156,15 +217,22 @@ sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
         const sd_fp32_level level = sd_fp32_detect();
         const sd_packed *packed = packed_floats(level);
         if (packed != NULL)
-            return (sd_gemm){multiply_packed, scratch, sd_fp32_level_name(level), packed, NULL};
-        return (sd_gemm){.multiply = multiply_fp32, .name = sd_gemm_name()};
+            return (sd_gemm){.multiply = multiply_packed, .scratch = scratch, .name = sd_fp32_level_name(level), .packed = packed};
+        sd_gemm gemm = {.multiply = multiply_fp32, .name = sd_gemm_name()};
+#if defined(SD_HAVE_ONEDNN)
+        gemm.finish = finish_onednn;
+        gemm.finishes_gelu = onednn_finishes_gelu();
+#endif
+        return gemm;
     }
     const sd_bf16_level level = sd_bf16_detect();
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
     if (level == SD_BF16_ONEDNN)
-        return (sd_gemm){multiply_onednn, scratch, sd_bf16_level_name(level), NULL, NULL};
+        return (sd_gemm){.multiply = multiply_onednn, .scratch = scratch, .name = sd_bf16_level_name(level),
+                         .finish = finish_onednn_bf16, .finishes_gelu = onednn_finishes_gelu()};
 #endif
-    return (sd_gemm){multiply_packed, scratch, sd_bf16_level_name(level), packed_bf16(level), NULL};
+    return (sd_gemm){.multiply = multiply_packed, .scratch = scratch, .name = sd_bf16_level_name(level),
+                     .packed = packed_bf16(level)};
 }
 
 void sd_gemm_take_strassen(sd_gemm *gemm) {
@@ -194,6 +262,19 @@ size_t sd_gemm_rows(const sd_gemm *gemm) { return gemm->packed != NULL ? gemm->p
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
 _Static_assert(SD_ONEDNN_SCRATCH >= SD_PACKED_SCRATCH, "the own product can stand in for a refused one");
 #endif
+
+/* ---- products and what follows ----------------------------------------------------------- */
+
+void sd_multiply_finish(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                        const float *b, size_t ldb, float *c, size_t ldc, size_t row, size_t column,
+                        const sd_finish *finish) {
+    if (gemm->finish != NULL && m > 0 && n > 0 && k > 0) {
+        gemm->finish(gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc, row, column, finish);
+        return;
+    }
+    sd_multiply(gemm, ta, tb, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, c + row * ldc + column, ldc);
+    finish->function(finish->data, c + row * ldc + column, ldc, row, m, column, n);
+}
 
 /* ---- factors of many products -------------------------------------------------------------- */
 
@@ -226,13 +307,17 @@ void sd_multiply_factor(const sd_gemm *gemm, size_t m, const float *a, size_t ld
                                gemm->scratch);
         return;
     }
-    if (factor->packed != NULL)
+    if (factor->packed != NULL) {
         gemm->strassen->multiply(m, factor->n, factor->k, a, lda, factor->packed, c, ldc, gemm->scratch);
-    else
-        sd_multiply(gemm, false, factor->tb, m, columns, factor->k, 1.0f, a, lda,
-                    factor->b + (factor->tb ? first_column * factor->ldb : first_column), factor->ldb, 0.0f, c, ldc);
+        if (finish != NULL)
+            finish->function(finish->data, c, ldc, 0, m, 0, columns);
+        return;
+    }
+    const float *b = factor->b + (factor->tb ? first_column * factor->ldb : first_column);
     if (finish != NULL)
-        finish->function(finish->data, c, ldc, 0, m, 0, columns);
+        sd_multiply_finish(gemm, false, factor->tb, m, columns, factor->k, a, lda, b, factor->ldb, c, ldc, 0, 0, finish);
+    else
+        sd_multiply(gemm, false, factor->tb, m, columns, factor->k, 1.0f, a, lda, b, factor->ldb, 0.0f, c, ldc);
 }
 
 _Static_assert(SD_FACTOR_COLUMNS == SD_PACKED_COLUMNS, "factors are packed in panels");

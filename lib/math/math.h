@@ -22,6 +22,24 @@ const char *sd_gemm_name(void);
 
 /* ---- products of floats in a precision ------------------------------------------------------ */
 
+/* What a library that multiplies can do while it stores C: out = residual + factor * act(C + bias). Matrices have rows as far
+ * apart as C's. */
+typedef struct sd_epilogue {
+    const float *bias;     /* of each column; NULL: there is none, and nothing of this is to be done */
+    const float *gelu;     /* C itself: act is GELU; NULL: nothing. Another matrix, which is to receive it: not for a library */
+    const float *factor;   /* of each column; NULL: 1 */
+    const float *residual; /* NULL: 0; not `out` */
+    float *out;            /* NULL: C itself; else C is undefined afterwards */
+} sd_epilogue;
+
+/* What follows a product while its numbers are in a near cache: called for parts of C that are final, each once; c: that of
+ * (row, column). Parts of the same columns come in the order of their rows, from one thread unless tiles of rows are shared. */
+typedef struct sd_finish {
+    void (*function)(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns);
+    const void *data;
+    sd_epilogue same; /* by which a library may do it in place of the function */
+} sd_finish;
+
 /* How one thread multiplies: as sd_sgemm, or the same with factors rounded to bf16 (sd_precision). It is settled when it is
  * made: make it once for an object, after sd_precision_check. */
 typedef struct sd_gemm sd_gemm;
@@ -32,6 +50,11 @@ struct sd_gemm {
     const char *name; /* of what multiplies; of sd_gemm_fp32 "sgemm", whatever sd_gemm_name() says */
     const struct sd_packed *packed;     /* the products of packed.h that multiply; NULL: others do */
     const struct sd_strassen *strassen; /* those of strassen.h for large ones (sd_gemm_take_strassen); NULL: not */
+    /* sd_multiply_finish where something can do both at once; NULL: one after the other */
+    void (*finish)(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                   const float *b, size_t ldb, float *c, size_t ldc, size_t row, size_t column,
+                   const sd_finish *finish);
+    bool finishes_gelu; /* GELU too */
 };
 /* scratch: sd_gemm_scratch(precision) bytes for this thread alone, SD_ALIGNMENT-aligned; NULL where that is 0. */
 sd_gemm sd_gemm_of(int32_t precision, void *scratch);
@@ -51,12 +74,11 @@ static inline void sd_multiply(const sd_gemm *gemm, bool ta, bool tb, size_t m, 
     gemm->multiply(gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-/* What follows a product while its numbers are in a near cache: called for parts of C that are final, each once; c: that of
- * (row, column). Parts of the same columns come in the order of their rows, from one thread unless tiles of rows are shared. */
-typedef struct sd_finish {
-    void (*function)(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns);
-    const void *data;
-} sd_finish;
+/* C = op(A) op(B), m x n, for the rows and columns from (row, column) on of a larger product, with which c begins, and what
+ * follows. */
+void sd_multiply_finish(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                        const float *b, size_t ldb, float *c, size_t ldc, size_t row, size_t column,
+                        const sd_finish *finish);
 
 /* The right factor op(B), k x n, of products that differ in their left one: packed once for all of them where the way to
  * multiply has use for that. */

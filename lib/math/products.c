@@ -84,12 +84,14 @@ static void product_task(void *argument, size_t index, size_t thread) {
                                  product->ldc, row, rows, column, columns, gemm->scratch);
         return;
     }
-    sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f,
-                a + (product->ta ? row : row * product->lda), product->lda,
-                b + (product->tb ? column * product->ldb : column), product->ldb, product->beta,
-                c + row * product->ldc + column, product->ldc);
+    a += product->ta ? row : row * product->lda;
+    b += product->tb ? column * product->ldb : column;
     if (product->finish.function != NULL)
-        product->finish.function(product->finish.data, c + row * product->ldc + column, product->ldc, row, rows, column, columns);
+        sd_multiply_finish(gemm, product->ta, product->tb, rows, columns, product->k, a, product->lda, b, product->ldb, c,
+                           product->ldc, row, column, &product->finish);
+    else
+        sd_multiply(gemm, product->ta, product->tb, rows, columns, product->k, 1.0f, a, product->lda, b, product->ldb,
+                    product->beta, c + row * product->ldc + column, product->ldc);
 }
 
 /* ---- how products are cut ------------------------------------------------------------------ */

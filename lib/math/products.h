@@ -21,7 +21,7 @@ struct sd_product {
     bool strassen;         /* by Strassen's formulas where gemms and sizes allow */
     size_t copies;         /* of the same shape, whose factors and result lie next_... floats apart; 0: one */
     size_t next_a, next_b, next_c;
-    sd_finish finish; /* of each tile; its function may be NULL, and is with copies */
+    sd_finish finish; /* of each tile; its function may be NULL, and is with copies and where beta is not 0 */
 };
 
 #define SD_PRODUCTS_MAX 32

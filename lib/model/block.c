@@ -30,6 +30,10 @@ void sd_branch_norm(const sd_activations *a, const sd_branch *branch, const sd_c
     }
 }
 
+static size_t branch_rows(const sd_branch *branch, const sd_chunk *chunk) {
+    return branch->row_before[chunk->last] - branch->row_before[chunk->first];
+}
+
 /* out = x + scale*gamma*(y + bias) for kept images, out = x for the others; y compact. */
 static void branch_residual(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *x,
                             const float *y, const float *bias, const float *gamma, float *out) {
@@ -57,6 +61,23 @@ static void branch_gather(const sd_activations *a, const sd_branch *branch, cons
             a->kernels->scaled_copy(dy + (branch->row_before[s] - compact) * d, dx + (a->image_row[s] - start) * d,
                                     (a->image_row[end] - a->image_row[s]) * d, scale);
     }
+}
+
+/* The end of a branch: out = x + scale*gamma*(from W + bias) for kept images, out = x for the others; from compact. */
+static void branch_product(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk, const float *from,
+                           const sd_factor *weight, const float *x, const float *bias, const float *gamma, float *out,
+                           const sd_thread_work *work) {
+    const size_t images = chunk->last - chunk->first, rows = branch_rows(branch, chunk);
+    const size_t kept = branch->image_before[chunk->last] - branch->image_before[chunk->first];
+    if (kept == images && sd_branch_scale(a, branch, chunk->first) == 1.0f) {
+        const sd_residual_finish residual = {a->kernels, bias, gamma, x, out};
+        const sd_finish finish = sd_finish_residual(&residual);
+        sd_multiply_rows(work->gemm, rows, from, weight, work->branch, &finish);
+        return;
+    }
+    if (rows > 0)
+        sd_multiply_rows(work->gemm, rows, from, weight, work->branch, NULL);
+    branch_residual(a, branch, chunk, x, work->branch, bias, gamma, out);
 }
 
 void sd_branch_norm_backward(const sd_activations *a, const sd_branch *branch, const sd_chunk *chunk,
@@ -125,10 +146,6 @@ static void qk_norm_backward(const sd_model *model, const sd_activations *a, siz
 
 /* ---- the block ------------------------------------------------------------------------------ */
 
-static size_t branch_rows(const sd_branch *branch, const sd_chunk *chunk) {
-    return branch->row_before[chunk->last] - branch->row_before[chunk->first];
-}
-
 void sd_block_forward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,
                       const sd_block_store *store, float *out, sd_thread_work *work) {
     const sd_layout *l = &model->layout;
@@ -149,10 +166,9 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
                 sd_attention_forward(a->kernels, work->gemm, qkv, sd_image_tokens(a, s), d, a->geometry.heads,
                                      store->attention + row * d, work->attention);
             }
-        sd_multiply_rows(work->gemm, rows1, store->attention, &a->weights.proj, work->branch, NULL);
     }
-    branch_residual(a, attention, chunk, store->x, work->branch, SD_PARAMETER(proj_bias), SD_GAMMA(gamma1),
-                    store->middle);
+    branch_product(a, attention, chunk, store->attention, &a->weights.proj, store->x, SD_PARAMETER(proj_bias),
+                   SD_GAMMA(gamma1), store->middle, work);
 
     sd_branch_norm(a, mlp, chunk, store->middle, SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), work->normal,
                 store->mean2, store->rstd2);
@@ -169,9 +185,8 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
     }
     if (out == NULL)
         return;
-    if (rows2 > 0)
-        sd_multiply_rows(work->gemm, rows2, work->gelu, &a->weights.fc2, work->branch, NULL);
-    branch_residual(a, mlp, chunk, store->middle, work->branch, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), out);
+    branch_product(a, mlp, chunk, work->gelu, &a->weights.fc2, store->middle, SD_PARAMETER(fc2_bias), SD_GAMMA(gamma2), out,
+                   work);
 }
 
 void sd_block_backward(const sd_model *model, const sd_activations *a, size_t block, const sd_chunk *chunk,

@@ -8,7 +8,9 @@ static void bias(const void *data, float *c, size_t ldc, size_t row, size_t rows
     f->kernels->bias_gelu(c, rows, columns, ldc, f->bias + column, gelu, ldc);
 }
 
-sd_finish sd_finish_bias(const sd_bias_finish *data) { return (sd_finish){bias, data}; }
+sd_finish sd_finish_bias(const sd_bias_finish *data) {
+    return (sd_finish){bias, data, {.bias = data->bias, .gelu = data->gelu}};
+}
 
 static void gelu_backward(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns) {
     const sd_gelu_finish *f = data;
@@ -16,7 +18,7 @@ static void gelu_backward(const void *data, float *c, size_t ldc, size_t row, si
     f->kernels->gelu_backward(f->hidden + place, c, rows, columns, ldc, c, NULL, f->dbias + column);
 }
 
-sd_finish sd_finish_gelu_backward(const sd_gelu_finish *data) { return (sd_finish){gelu_backward, data}; }
+sd_finish sd_finish_gelu_backward(const sd_gelu_finish *data) { return (sd_finish){.function = gelu_backward, .data = data}; }
 
 static void residual(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns) {
     const sd_residual_finish *f = data;
@@ -27,4 +29,7 @@ static void residual(const void *data, float *c, size_t ldc, size_t row, size_t 
     }
 }
 
-sd_finish sd_finish_residual(const sd_residual_finish *data) { return (sd_finish){residual, data}; }
+sd_finish sd_finish_residual(const sd_residual_finish *data) {
+    return (sd_finish){
+        residual, data, {.bias = data->bias, .factor = data->gamma, .residual = data->x, .out = data->out}};
+}

@@ -71,7 +71,7 @@ static sd_status wide_product(const sd_activations *a, sd_product product, sd_fi
 
 sd_status sd_chunk_product(const sd_activations *a, const sd_gemm *gemm, sd_product product) {
     if (gemm == NULL)
-        return wide_product(a, product, (sd_finish){NULL, NULL});
+        return wide_product(a, product, (sd_finish){0});
     sd_multiply(gemm, product.ta, product.tb, product.m, product.n, product.k, 1.0f, product.a, product.lda, product.b,
                 product.ldb, product.beta, product.c, product.ldc);
     return SD_OK;
@@ -103,7 +103,7 @@ sd_status sd_block_forward_wide(const sd_model *model, const sd_activations *a, 
                      store->rstd2));
     sd_bias_finish fc1 = {a->kernels, SD_PARAMETER(fc1_bias), work->gelu};
     SD_TRY(wide_product(a, sd_linear_forward(work->normal, rows, d, SD_PARAMETER(fc1_weight), in, store->hidden),
-                        g->swiglu ? (sd_finish){NULL, NULL} : sd_finish_bias(&fc1)));
+                        g->swiglu ? (sd_finish){0} : sd_finish_bias(&fc1)));
     if (g->swiglu) {
         w.bias = SD_PARAMETER(fc1_bias);
         w.gelu = work->gelu;

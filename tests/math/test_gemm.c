@@ -317,7 +317,7 @@ static void check_range(const sd_gemm *gemm, const char *way, size_t m, const fl
     for (size_t i = 0; i < (m + 1) * ldc; i++)
         c[i] = guard;
     negation memory = {{0}}, *const data = &memory;
-    const sd_finish finish = {negate, &data};
+    const sd_finish finish = {.function = negate, .data = &data};
     const bool follows = (rows + columns) % 3 != 0;
     assert_true(columns <= sizeof memory.next_row / sizeof *memory.next_row);
     sd_multiply_factor(gemm, rows, a + row * lda, lda, factor, first, columns, c + row * ldc + first, ldc,
@@ -565,7 +565,7 @@ static void check_tiles_given(const sd_gemm *gemm, int32_t precision, const char
         sd_product product = sd_linear_forward(a, TALL, K, b, NARROW, c);
         product.tile_m = side == 0 ? SD_BLAS_MAX : 0;
         product.tile_n = side == 1 ? SD_BLAS_MAX : 0;
-        product.finish = (sd_finish){mark_finished, side == 0 ? NULL : a};
+        product.finish = (sd_finish){.function = mark_finished, .data = side == 0 ? NULL : a};
         memset(finished, 0, sizeof finished);
         assert_int_equal(sd_run_products(context, gemms, &product, 1, NULL, NULL), SD_OK);
         for (size_t i = 0; i < sizeof finished; i++)

@@ -1,4 +1,4 @@
-/* A library that was built with oneDNN: the host's OpenMP setting survives, in its own threads and in the library's, and
+/* A library that was built with oneDNN: what follows a product is right, the host's OpenMP setting survives, in its own threads and in the library's, and
  * no threads are started but those of the context. */
 #define _POSIX_C_SOURCE 200809L /* sched_yield */
 #include <setjmp.h>
@@ -15,6 +15,7 @@
 #include <oneapi/dnnl/dnnl_config.h>
 
 #include <dirent.h>
+#include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -107,6 +108,101 @@ static void test_calling_thread(void **state) {
     drop_matrices(&m);
 }
 
+/* ---- what follows a product ------------------------------------------------------------------ */
+
+/* A part of a product of WHOLE columns, from (ROW, COLUMN) on, as tiles are. */
+enum { WHOLE = 600, ROW = 2, COLUMN = 11, MOST = 100 };
+
+typedef struct follow {
+    const char *name;
+    bool gelu, factor, residual, elsewhere; /* elsewhere: GELU's into another matrix, which oneDNN cannot do */
+} follow;
+
+static const follow follows[] = {
+    {"bias", false, false, false, false},          {"bias, GELU", true, false, false, false},
+    {"bias, residual", false, false, true, false}, {"bias, factor, residual", false, true, true, false},
+    {"bias, factor", false, true, false, false},   {"bias, GELU elsewhere", false, false, false, true},
+};
+
+typedef struct expected {
+    size_t calls;
+    float *c;
+} expected;
+
+static void count_call(const void *data, float *c, size_t ldc, size_t row, size_t rows, size_t column, size_t columns) {
+    expected *const *e = data;
+    assert_true(ldc == WHOLE && c == (*e)->c + row * ldc + column && rows > 0 && columns > 0);
+    (*e)->calls++;
+}
+
+static float *filled(size_t count, uint64_t seed) {
+    float *x = malloc(count * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)((double)((i * 2654435761u + seed * 97u) % 1000u) / 500.0 - 1.0);
+    return x;
+}
+
+static void check_follow(const sd_gemm *gemm, bool bf16, bool ta, bool tb, size_t m, size_t n, size_t k, const follow *f) {
+    const size_t count = (ROW + MOST) * WHOLE, lda = (ta ? m : k) + 3, ldb = (tb ? k : n) + 1;
+    float *a = filled((ta ? k : m) * lda, 1), *b = filled((tb ? n : k) * ldb, 2), *bias = filled(WHOLE, 3);
+    float *factor = filled(WHOLE, 4), *residual = filled(count, 5), *plain = calloc(count, sizeof *plain);
+    float *c = filled(count, 6), *out = filled(count, 7), *former_c = filled(count, 6), *former_out = filled(count, 7);
+    expected e = {0, c}, *const data = &e;
+    const sd_finish finish = {count_call, &data,
+                              {.bias = bias,
+                               .gelu = f->elsewhere ? out : f->gelu ? c : NULL,
+                               .factor = f->factor ? factor : NULL,
+                               .residual = f->residual ? residual : NULL,
+                               .out = f->residual ? out : NULL}};
+    assert_non_null(plain);
+    sd_multiply(gemm, ta, tb, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, plain + ROW * WHOLE + COLUMN, WHOLE);
+    sd_multiply_finish(gemm, ta, tb, m, n, k, a, lda, b, ldb, c, WHOLE, ROW, COLUMN, &finish);
+    /* version 2.6 has no fast code for a factor of each column in fp32: then plain products come, and calls */
+    const bool called = e.calls > 0;
+    if (called != f->elsewhere && !f->factor)
+        fail_msg("%s, %s, %zu x %zu x %zu, ta %d, tb %d: %zu calls", bf16 ? "bf16" : "fp32", f->name, m, n, k, ta, tb, e.calls);
+    const bool moved = f->residual && !called;
+    const float *got = moved ? out : c, *before = moved ? former_out : former_c;
+    for (size_t i = 0; i < ROW + MOST; i++)
+        for (size_t j = 0; j < WHOLE; j++) {
+            const size_t place = i * WHOLE + j;
+            double wanted = (double)before[place];
+            if (i >= ROW && i < ROW + m && j >= COLUMN && j < COLUMN + n) {
+                wanted = (double)plain[place];
+                if (!called) {
+                    wanted += (double)bias[j];
+                    wanted = f->gelu ? 0.5 * wanted * erfc(-wanted / sqrt(2.0)) : wanted;
+                    wanted *= f->factor ? (double)factor[j] : 1.0;
+                    wanted += f->residual ? (double)residual[place] : 0.0;
+                }
+            }
+            if (!(fabs((double)got[place] - wanted) <= 2e-6 * (double)k))
+                fail_msg("%s, %s, %zu x %zu x %zu, ta %d, tb %d: (%zu, %zu) is %.9g instead of %.9g", bf16 ? "bf16" : "fp32",
+                         f->name, m, n, k, ta, tb, i, j, (double)got[place], wanted);
+        }
+    float *all[] = {a, b, bias, factor, residual, plain, c, out, former_c, former_out};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* By one primitive with what follows as by a product and loops; more shapes than are kept, so that some are made again. */
+static void test_follows(void **state) {
+    (void)state;
+    const size_t sizes[][3] = {{1, 1, 1}, {64, 48, 32}, {37, 5, 70}, {100, 500, 64}, {3, 400, 900}, {90, 33, 780}};
+    matrices m = make_matrices();
+    sd_gemm gemms[2] = {sd_gemm_of(SD_PRECISION_FP32, NULL), m.gemms[1]};
+    assert_non_null(gemms[0].finish);
+    gemms[0].finishes_gelu = gemms[1].finishes_gelu = true; /* whatever is faster here */
+    for (size_t g = 0; g < (m.gemms[1].scratch == NULL ? 1 : 2); g++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (int variant = 0; variant < VARIANTS; variant++)
+                for (size_t f = 0; f < sizeof follows / sizeof *follows; f++)
+                    check_follow(&gemms[g], g == 1, variant & 1, variant & 2, sizes[s][0], sizes[s][1], sizes[s][2],
+                                 &follows[f]);
+    drop_matrices(&m);
+}
+
 /* ---- in the threads of a context ------------------------------------------------------------ */
 
 enum { THREADS = 3 };
@@ -181,6 +277,7 @@ static void test_steps(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_calling_thread),
+        cmocka_unit_test(test_follows),
         cmocka_unit_test(test_pool_threads),
         cmocka_unit_test(test_steps),
     };
