@@ -4,6 +4,7 @@
  *           [--threads N] [--memory] [--recompute BLOCKS] [--plain] [--packed] [--precision fp32|bf16] [--json FILE] [--no-sgemm]
  *     bench embed [--dim N --depth N --heads N --patch N --image N --batch N --steps N --threads N]
  *                 [--precision fp32|bf16]
+ *     bench sections [as step; --threads MOST]     what more threads would bring, and how often they meet
  *     bench coding-rate [--n N --d N]
  *     bench augment [--width N --height N --image N --local N --locals N --steps ROUNDS --threads N]
  *     bench products [--m ROWS --n OUT --d IN]
@@ -277,6 +278,8 @@ int main(int argc, char **argv) {
     }
     if (strcmp(mode, "step") == 0) {
         bench_step(&o, context, json);
+    } else if (strcmp(mode, "sections") == 0) {
+        bench_sections(&o, json);
     } else if (strcmp(mode, "embed") == 0) {
         bench_embed(&o, context, json);
     } else if (strcmp(mode, "products") == 0) {
@@ -292,7 +295,7 @@ int main(int argc, char **argv) {
     } else if (strcmp(mode, "info") == 0) {
         info(json);
     } else {
-        fprintf(stderr, "bench: unknown mode %s (step, layers, embed, augment, products, coding-rate, peak, info, advice)\n",
+        fprintf(stderr, "bench: unknown mode %s (step, sections, layers, embed, augment, products, coding-rate, peak, info, advice)\n",
                 mode);
         return 2;
     }

@@ -47,9 +47,23 @@ void print_rate(const figures *f);
 void write_json(FILE *json, const options *o, sd_context *context, const char *mode, const figures *f,
                 const char *extra);
 
+/* A training step (step.c): a pretrainer, and crops that are ready. */
+typedef struct step_work {
+    sd_pretrainer *trainer;
+    sd_crop_batch crops;
+    float *pixels;
+    size_t planned; /* bytes that were foretold */
+    sd_step_metrics metrics;
+} step_work;
+step_work make_step(const options *o, sd_context *context);
+/* Its seconds. */
+double run_step(step_work *step);
+void drop_step(step_work *step);
+
 /* ---- the modes, a file each ------------------------------------------------------------------ */
 
 void bench_step(const options *o, sd_context *context, FILE *json);
+void bench_sections(const options *o, FILE *json);
 void bench_embed(const options *o, sd_context *context, FILE *json);
 void bench_coding_rate(const options *o, sd_context *context, FILE *json);
 void bench_augment(const options *o, sd_context *context, FILE *json);

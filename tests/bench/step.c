@@ -21,7 +21,8 @@ static double step_flop(const options *o) {
     return 2.0 * n * global + 3.0 * student;
 }
 
-void bench_step(const options *o, sd_context *context, FILE *json) {
+step_work make_step(const options *o, sd_context *context) {
+    step_work step;
     sd_pretrainer_config config;
     sd_pretrainer_config_init(&config);
     config.model.image_size = (int32_t)o->image;
@@ -42,48 +43,58 @@ void bench_step(const options *o, sd_context *context, FILE *json) {
     config.precision = o->precision;
     config.products = o->plain ? SD_PRODUCTS_PLAIN : SD_PRODUCTS_STRASSEN;
     config.lr = 1e-4;
-    size_t planned;
-    check(sd_pretrainer_memory(context, &config, &planned), "memory");
-    sd_pretrainer *trainer;
-    check(sd_pretrainer_create(context, &config, &trainer), "create");
+    check(sd_pretrainer_memory(context, &config, &step.planned), "memory");
+    check(sd_pretrainer_create(context, &config, &step.trainer), "create");
     size_t globals = (size_t)(2 * o->batch * 3 * o->image * o->image);
     size_t locals = (size_t)(o->locals * o->batch * 3 * o->local * o->local);
-    float *pixels = take(globals + locals, sizeof *pixels);
+    step.pixels = take(globals + locals, sizeof *step.pixels);
     sd_random random;
     sd_random_init(&random, 1, 0, 0);
     for (size_t i = 0; i < globals + locals; i++)
-        pixels[i] = (float)(4.0 * sd_random_uniform(&random) - 2.0);
-    sd_crop_batch crops = {(size_t)o->batch,
-                           3,
-                           (int32_t)o->image,
-                           (int32_t)o->local,
-                           (int32_t)o->locals,
-                           pixels,
-                           o->locals > 0 ? pixels + globals : NULL,
-                           NULL};
-    sd_step_metrics metrics = {.size = sizeof metrics};
-    check(sd_pretrainer_step_crops(trainer, &crops, &metrics), "step");
+        step.pixels[i] = (float)(4.0 * sd_random_uniform(&random) - 2.0);
+    step.crops = (sd_crop_batch){(size_t)o->batch,
+                                 3,
+                                 (int32_t)o->image,
+                                 (int32_t)o->local,
+                                 (int32_t)o->locals,
+                                 step.pixels,
+                                 o->locals > 0 ? step.pixels + globals : NULL,
+                                 NULL};
+    return step;
+}
+
+double run_step(step_work *step) {
+    step->metrics = (sd_step_metrics){.size = sizeof step->metrics};
+    check(sd_pretrainer_step_crops(step->trainer, &step->crops, &step->metrics), "step");
+    return step->metrics.seconds;
+}
+
+void drop_step(step_work *step) {
+    free(step->pixels);
+    sd_pretrainer_destroy(step->trainer);
+}
+
+void bench_step(const options *o, sd_context *context, FILE *json) {
+    step_work step = make_step(o, context);
+    run_step(&step); /* not counted: it touches its memory */
     double *times = take((size_t)o->steps, sizeof *times);
-    for (long i = 0; i < o->steps; i++) {
-        check(sd_pretrainer_step_crops(trainer, &crops, &metrics), "step");
-        times[i] = metrics.seconds;
-    }
+    for (long i = 0; i < o->steps; i++)
+        times[i] = run_step(&step);
     figures f = figures_of(o, context, times, (size_t)o->steps, step_flop(o));
-    size_t parameters = sd_model_parameter_count(sd_pretrainer_student(trainer));
+    size_t parameters = sd_model_parameter_count(sd_pretrainer_student(step.trainer));
     printf("step  dim %ld depth %ld patch %ld, 2 x %ld + %ld x %ld, batch %ld, %d threads, %s%s; %zu parameters\n",
            o->dim, o->depth, o->patch, o->image, o->locals, o->local, o->batch, sd_context_threads(context),
            sd_precision_name(o->precision), o->memory ? ", activations recomputed" : "", parameters);
     printf("  %.1f ms a step (median of %ld, fastest %.1f), %.2f images/s, loss %.4f\n  ", 1e3 * f.seconds, o->steps,
-           1e3 * f.fastest, (double)o->batch / f.seconds, metrics.loss);
+           1e3 * f.fastest, (double)o->batch / f.seconds, step.metrics.loss);
     print_rate(&f);
-    printf("  memory foretold %.1f MiB, peak of the process %.1f MiB\n", (double)planned / 1048576.0, f.peak_mib);
+    printf("  memory foretold %.1f MiB, peak of the process %.1f MiB\n", (double)step.planned / 1048576.0, f.peak_mib);
     char extra[256];
     snprintf(
         extra, sizeof extra,
         ", \"memory\": %d, \"images_per_second\": %.4f, \"planned_mib\": %.1f, \"parameters\": %zu, \"loss\": %.9f",
-        o->memory, (double)o->batch / f.seconds, (double)planned / 1048576.0, parameters, metrics.loss);
+        o->memory, (double)o->batch / f.seconds, (double)step.planned / 1048576.0, parameters, step.metrics.loss);
     write_json(json, o, context, "step", &f, extra);
     free(times);
-    free(pixels);
-    sd_pretrainer_destroy(trainer);
+    drop_step(&step);
 }

@@ -83,6 +83,17 @@ def test_layers(folder):
     assert abs(sum(p["gflop"] for p in parts) - 1e-9 * rows * (72 * d * d + 16 * t * d)) < 2e-5, parts
 
 
+def test_sections(folder):
+    file = Path(folder) / "sections.json"
+    subprocess.run([BENCH, "sections", "--dim", "32", "--depth", "2", "--heads", "1", "--image", "32", "--local", "16", "--batch",
+                    "2", "--steps", "1", "--threads", "4", "--json", file], check=True, stdout=subprocess.DEVNULL)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["threads"] for line in lines] == [1, 2, 4], lines
+    assert lines[0]["waiting"] < 1e-6 and all(0.0 <= line["waiting"] < 1.0 for line in lines), lines
+    # two forward passes and a backward pass of two blocks, the loss, norms and the optimizer
+    assert all(10 <= line["sections"] <= line["tasks"] and line["ms"] > 0.0 for line in lines), lines
+
+
 def test_a_missing_peer_is_said_once(folder):
     out, figures = driver(folder, "--only", "coding-rate,step", **fake_peer(folder))
     assert set(figures["machine"]["missing"]) == {"torch_peer.py", "ort_peer.py"}, figures["machine"]
