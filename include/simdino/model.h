@@ -239,7 +239,8 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *activa
                                    float *gradient, int32_t accumulate, float *const *pixels);
 
 /* Between a forward with SD_ACTIVATIONS_SPEED (no recomputed_blocks) and all_tokens and its backward pass: tokens of block
- * `block` (0-based; its output) of all images, packed; with the final norm applied when norm is 1. Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
+ * `block` (0-based; its output) of all images, packed; with the final norm applied when norm is 1.
+ * Errors: SD_ERR_STATE, SD_ERR_ARGUMENT. */
 SD_API sd_status sd_model_block_tokens(const sd_model *model, const sd_activations *activations, int32_t block,
                                        int32_t norm, float *tokens);
 /* Likewise: softmax attention of one block and one image (numbered through the groups), heads x T x T. */

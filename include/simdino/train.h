@@ -110,6 +110,7 @@ typedef struct sd_pretrainer_config {
     int32_t products; /* sd_products of the steps, default SD_PRODUCTS_STRASSEN */
 } sd_pretrainer_config;
 
+/* For recomputed_blocks. */
 #define SD_RECOMPUTED_BLOCKS_AUTO (-1)
 
 /* SimDINO's recipe for ViT-S/16 with the defaults above. */

@@ -389,7 +389,7 @@ SD_API void sd_activations_destroy(sd_activations *a) {
 
 SD_API size_t sd_activations_memory(const sd_activations *a) { return a == NULL ? 0 : a->arena_bytes + sizeof *a; }
 
-/* ---- the rows of a block, and of a chunk ------------------------------------------------------------------- */
+/* ---- the rows of a block, and of a chunk ---------------------------------------------------- */
 
 sd_layer_rows sd_layer_rows_of(const sd_activations *a, size_t block) {
     const sd_layer_work *layer = &a->layer;

@@ -268,6 +268,7 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, con
     if (!accumulate)
         memset(gradient, 0, model->parameter_count * sizeof *gradient);
     atomic_store(&a->cancelled, false);
+    a->has_forward = false; /* gradients take the place of what it stored, even if the pass is cancelled */
 
     backward_work job = {.model = model, .a = a, .gradient = gradient, .pixels = pixels};
     sd_product more[SD_PRODUCTS_MAX];
@@ -285,7 +286,6 @@ SD_API sd_status sd_model_backward(const sd_model *model, sd_activations *a, con
         SD_TRY(block_backward(&job, more, more_count));
     }
     SD_TRY(position_backward(&job));
-    a->has_forward = false; /* gradients have taken the place of what it stored */
 cleanup:
     return status;
 }

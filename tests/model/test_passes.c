@@ -46,6 +46,7 @@ static int fill_inputs(void **state) {
 enum { FORM_V1, FORM_V2, FORM_SWIGLU, FORM_QK_NORM, FORMS };
 static int form = FORM_V1;
 static int32_t recomputed = 0; /* blocks */
+static sd_cancel_function cancel = NULL; /* of contexts */
 
 static sd_model_config small_config(double drop_path) {
     sd_model_config c;
@@ -81,6 +82,7 @@ static pass begin(double drop_path, int threads, sd_activation_mode mode, int al
     sd_context_config_init(&hooks);
     hooks.threads = threads;
     hooks.blas_threads = SD_BLAS_THREADS_ONE;
+    hooks.cancel = cancel;
     assert_int_equal(sd_context_create(&hooks, &p.context), SD_OK);
     sd_model_config config = small_config(drop_path);
     assert_int_equal(sd_model_create(p.context, &config, &p.model), SD_OK);
@@ -406,6 +408,48 @@ static void test_accumulate(void **state) {
     end(&p);
 }
 
+/* ---- a pass that is cancelled ---------------------------------------------------------------- */
+
+static int stop_after; /* questions; negative: never */
+
+static int asked(void *opaque) {
+    (void)opaque;
+    return stop_after >= 0 && stop_after-- == 0;
+}
+
+/* What a forward pass stored is not whole any more, wherever the backward pass was stopped; a new one starts afresh. */
+static void test_cancelled_backward(void **state) {
+    (void)state;
+    form = FORM_V2;
+    stop_after = -1;
+    cancel = asked;
+    pass p = begin(0.0, 1, SD_ACTIVATIONS_SPEED, 1);
+    cancel = NULL;
+    forward(&p, 0, 0);
+    backward(&p);
+    size_t count = p.model->parameter_count, stopped = 0;
+    float *once = malloc(count * sizeof *once);
+    memcpy(once, p.gradient, count * sizeof *once);
+    sd_backward_inputs inputs;
+    sd_backward_inputs_init(&inputs);
+    inputs.features = weights;
+    for (int questions = 0; questions < 12; questions += 3) {
+        forward(&p, 0, 0);
+        stop_after = questions;
+        sd_status status = sd_model_backward(p.model, p.activations, &inputs, p.gradient, 0, NULL);
+        stop_after = -1;
+        assert_true(status == SD_OK || status == SD_ERR_CANCELLED);
+        stopped += status == SD_ERR_CANCELLED;
+        assert_int_equal(sd_model_backward(p.model, p.activations, &inputs, p.gradient, 0, NULL), SD_ERR_STATE);
+        forward(&p, 0, 0);
+        backward(&p);
+        assert_memory_equal(once, p.gradient, count * sizeof *once);
+    }
+    assert_true(stopped > 1);
+    free(once);
+    end(&p);
+}
+
 /* ---- bad input ----------------------------------------------------------------------------- */
 
 static void expect_refusal(void (*spoil)(sd_model_config *), const char *word) {
@@ -539,7 +583,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_class_only), cmocka_unit_test(test_same_bits),  cmocka_unit_test(test_inference),
         cmocka_unit_test(test_slopes),     cmocka_unit_test(test_drop_rates), cmocka_unit_test(test_packing),
-        cmocka_unit_test(test_accumulate), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_odd_shapes),
+        cmocka_unit_test(test_accumulate),
+        cmocka_unit_test(test_cancelled_backward), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_odd_shapes),
         cmocka_unit_test(test_drop_subset), cmocka_unit_test(test_recomputed_blocks),
     };
     return cmocka_run_group_tests(tests, fill_inputs, NULL);
