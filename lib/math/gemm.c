@@ -152,6 +152,8 @@ static void finish_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_
 #endif
 
 #if defined(SD_HAVE_ONEDNN) && defined(SD_HAVE_PACKED_KERNELS)
+static const sd_epilogue nothing = {0};
+
 /* Piece by piece, such that the rounded factors of one fit into the scratch. Scaled products (the scores of attention)
  * are small, and not worth their rounding beforehand. */
 static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha,
@@ -173,7 +175,7 @@ static void multiply_onednn(const sd_gemm *gemm, bool ta, bool tb, size_t m, siz
                 const float *right = b + (tb ? j * ldb + l : l * ldb + j);
                 const float scale = l == 0 ? beta : 1.0f;
                 float *out = c + i * ldc + j;
-                if (!sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, scale != 0.0f, out, ldc, NULL,
+                if (!sd_onednn_bf16(ta, tb, rows, columns, depth, left, lda, right, ldb, scale != 0.0f, out, ldc, &nothing,
                                     gemm->scratch))
                     sd_packed_bf16_dot.product(ta, tb, rows, columns, depth, 1.0f, left, lda, right, ldb, scale, out, ldc,
                                                gemm->scratch);

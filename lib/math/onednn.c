@@ -298,8 +298,6 @@ static product *find_product(cache *own, const shape *s) {
 
 _Static_assert(PRODUCTS == 1 << (64 - 57), "the hash's upper bits are the place");
 
-static const sd_epilogue nothing_follows = {0};
-
 static shape shape_of(bool ta, bool tb, size_t m, size_t n, size_t k, size_t lda, size_t ldb, size_t ldc,
                       const sd_epilogue *then) {
     return (shape){.m = (uint32_t)m,
@@ -370,8 +368,6 @@ bool sd_onednn_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const float 
     if (own == NULL)
         return false;
     uint16_t *left = scratch, *right = left + SD_ONEDNN_SIDE * SD_ONEDNN_DEPTH;
-    if (then == NULL)
-        then = &nothing_follows;
     shape s = shape_of(ta, tb, m, n, k, ta ? m : k, tb ? k : n, ldc, then);
     s.bf16 = true;
     s.add = !add ? ADD_NOTHING : then->out == NULL ? ADD_HERE : ADD_ELSEWHERE;

@@ -21,7 +21,7 @@ bool sd_onednn_fp32(bool ta, bool tb, size_t m, size_t n, size_t k, const float 
                     size_t ldb, float *c, size_t ldc, const sd_epilogue *then);
 
 #if defined(SD_HAVE_PACKED_KERNELS)
-/* C = op(A) op(B), plus C itself if `add`, in bf16 as sd_packed_product, and then its epilogue (NULL: nothing), for sizes from
+/* C = op(A) op(B), plus C itself if `add`, in bf16 as sd_packed_product, and then its epilogue, for sizes from
  * 1 to SD_ONEDNN_SIDE and SD_ONEDNN_DEPTH. Needs AVX512_BF16, which rounds the factors. scratch: SD_ONEDNN_SCRATCH bytes,
  * SD_ALIGNMENT-aligned. */
 #define SD_ONEDNN_SIDE ((size_t)384)

@@ -4,7 +4,6 @@
 #include "bench.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #define MOST_THREADS 64
 

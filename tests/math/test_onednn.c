@@ -1,5 +1,5 @@
-/* A library that was built with oneDNN: what follows a product is right, the host's OpenMP setting survives, in its own threads and in the library's, and
- * no threads are started but those of the context. */
+/* A library that was built with oneDNN: what follows a product is as without it, the host's OpenMP setting survives, in its
+ * own threads and in the library's, and no threads are started but those of the context. */
 #define _POSIX_C_SOURCE 200809L /* sched_yield */
 #include <setjmp.h>
 #include <stdarg.h>

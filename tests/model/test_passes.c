@@ -583,8 +583,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_class_only), cmocka_unit_test(test_same_bits),  cmocka_unit_test(test_inference),
         cmocka_unit_test(test_slopes),     cmocka_unit_test(test_drop_rates), cmocka_unit_test(test_packing),
-        cmocka_unit_test(test_accumulate),
-        cmocka_unit_test(test_cancelled_backward), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_odd_shapes),
+        cmocka_unit_test(test_accumulate), cmocka_unit_test(test_cancelled_backward),
+        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_odd_shapes),
         cmocka_unit_test(test_drop_subset), cmocka_unit_test(test_recomputed_blocks),
     };
     return cmocka_run_group_tests(tests, fill_inputs, NULL);
