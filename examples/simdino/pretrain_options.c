@@ -176,7 +176,7 @@ static size_t fill_table(pretrain_settings *s) {
         WORD("activations", "HOW", &s->activations, activation_names,
              "speed (default), or memory: computes parts of the forward pass twice to need less of it"),
         {.kind = OPTION_INT, .name = "recompute-blocks", .value = "N", .target = &config->recomputed_blocks, .least = -1,
-         .most = 4096, .help = "the same for the first N blocks alone (default: -1, a sixth of 12 and more)"},
+         .most = 4096, .help = "the same for the first N blocks alone (default: -1, up to a third of 12 and more)"},
         WORD("precision", "NAME", &config->precision, precision_names,
              "fp32 (default), or bf16: factors of matrix products rounded to bfloat16, where the CPU has it"),
         WORD("products", "NAME", &config->products, product_names,

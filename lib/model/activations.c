@@ -253,7 +253,6 @@ static void place_all(sd_activations *a, arena *space) {
     }
     if (packed > 0 && (a->max_chunks > SD_HALVED_CHUNKS + 1 || !training)) {
         a->packed = place(space, sd_size_max(packed, packed_back), 1);
-        a->packed_back = a->recomputed > 0 ? place(space, packed_back, 1) : a->packed;
     }
     place_tail(space, g, a->max_images, a->max_patches, probabilities, class_only, a->mode, &a->tail);
     for (size_t thread = 0; thread < a->threads; thread++) {

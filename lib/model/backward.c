@@ -1,5 +1,6 @@
 /* The backward pass: block by block from the last, each in two parallel sections: chunks of images (gradients of
- * activations), then tiles of the weight gradients, whose products run over all rows at once. */
+ * activations), then tiles of the weight gradients, whose products run over all rows at once. A block of which only the
+ * input was stored runs its chunks forward first. */
 #include "math/math.h"
 #include "model/model.h"
 
@@ -115,15 +116,32 @@ static sd_status position_backward(const backward_work *job) {
 
 /* ---- one block ----------------------------------------------------------------------------- */
 
+static bool is_cancelled(sd_activations *a) {
+    if (atomic_load_explicit(&a->cancelled, memory_order_relaxed))
+        return true;
+    if (sd_cancelled(a->context))
+        atomic_store(&a->cancelled, true);
+    return atomic_load_explicit(&a->cancelled, memory_order_relaxed);
+}
+
+/* A section of its own, so that the memory of packed weights serves one direction after the other. */
+static void recompute_task(void *argument, size_t index, size_t thread) {
+    const backward_work *job = argument;
+    sd_activations *a = job->a;
+    if (is_cancelled(a))
+        return;
+    const sd_chunk *chunk = &a->chunks[index];
+    sd_block_store store = sd_chunk_store(a, job->block, chunk, thread);
+    store.attention = sd_layer_rows_of(a, job->block).attention +
+                      a->branches[2 * job->block].row_before[chunk->first] * a->geometry.dim;
+    sd_block_forward(job->model, a, job->block, chunk, &store, NULL, &a->thread_work[thread]);
+}
+
 static void chunk_task(void *argument, size_t index, size_t thread) {
     const backward_work *job = argument;
     sd_activations *a = job->a;
-    if (atomic_load_explicit(&a->cancelled, memory_order_relaxed))
+    if (is_cancelled(a))
         return;
-    if (sd_cancelled(a->context)) {
-        atomic_store(&a->cancelled, true);
-        return;
-    }
     const sd_chunk *chunk = &a->chunks[index];
     float *partial = a->partials + index * a->partial_count;
     memset(partial, 0, a->partial_count * sizeof *partial);
@@ -188,9 +206,11 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
 
     if (!job->class_only) { /* else the pass did it before the tail, and only class rows meet the weights */
         SD_TRY(sd_scale_begin(job->model, a, job->block));
-        SD_TRY(sd_block_weights_backward(job->model, a, job->block));
-        if (job->block < a->recomputed)
+        if (job->block < a->recomputed) {
             SD_TRY(sd_block_weights_forward(job->model, a, job->block));
+            SD_TRY(sd_run(a->context, recompute_task, job, a->chunk_count));
+        }
+        SD_TRY(sd_block_weights_backward(job->model, a, job->block));
     }
     SD_TRY(sd_run(a->context, chunk_task, job, a->chunk_count));
     SD_EXPECT(!atomic_load(&a->cancelled), SD_ERR_CANCELLED, "the host asked to stop");

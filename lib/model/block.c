@@ -205,12 +205,9 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     const sd_layer_rows left = sd_layer_rows_of(a, block);
     float *normal1 = left.normal1 + compact1 * d, *dqkv = left.dqkv + compact1 * 3 * d;
     float *normal2 = left.normal2 + compact2 * d, *dhidden = left.dhidden + compact2 * in;
-    const bool again = block < a->recomputed;
+    const bool recomputed = block < a->recomputed; /* then attention's output is there already */
 
     store.attention = left.attention + compact1 * d;
-    if (again)
-        sd_block_forward(model, a, block, chunk, &store, NULL, work);
-
     branch_gather(a, mlp, chunk, dx, dmlp);
     if (rows2 > 0) {
         a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
@@ -234,7 +231,7 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
                 size_t row = attention->row_before[s] - compact1;
                 const float *qkv = sd_normalized_qkv(model, a, block, s, store.qkv + row * 3 * d, work);
                 sd_attention_backward(a->kernels, work->gemm, qkv, work->branch + row * d, sd_image_tokens(a, s), d,
-                                      a->geometry.heads, dqkv + row * 3 * d, again ? NULL : store.attention + row * d,
+                                      a->geometry.heads, dqkv + row * 3 * d, recomputed ? NULL : store.attention + row * d,
                                       work->attention);
                 if (a->geometry.qk_norm)
                     qk_norm_backward(model, a, block, s, store.qkv + row * 3 * d, dqkv + row * 3 * d, work,

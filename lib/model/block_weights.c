@@ -116,5 +116,5 @@ sd_status sd_block_weights_backward(const sd_model *model, sd_activations *a, si
                                  scaled ? a->scaled.fc2 : SD_PARAMETER(fc2_weight), true);
     if (a->strassen)
         take_strassen(a->gemms, &a->weights_back);
-    return packs(a) ? sd_block_weights_pack(a->context, a->gemms, &a->weights_back, a->packed_back) : SD_OK;
+    return packs(a) ? sd_block_weights_pack(a->context, a->gemms, &a->weights_back, a->packed) : SD_OK;
 }

@@ -226,7 +226,7 @@ struct sd_activations {
     sd_thread_work *thread_work;
     float *stream;                         /* rows x D: the residual stream when nothing is stored */
     float *shared_qkv;                     /* rows x 3D, of a pass in strips; NULL: none can be */
-    void *packed, *packed_back;            /* weights of one block, for both directions; NULL: they are not packed */
+    void *packed;                          /* weights of one block, in one direction; NULL: they are not packed */
     sd_block_weights weights, weights_back; /* of the block at hand */
     float *positions[SD_GROUPS_MAX];       /* interpolated position embedding of each group */
     float *dpositions[SD_GROUPS_MAX];

@@ -39,19 +39,45 @@ size_t sd_trainer_groups(const sd_pretrainer_config *config, size_t samples, sd_
     return 2;
 }
 
-/* A sixth costs three percent of a step's time, and brings its memory to half of what PyTorch takes (docs/performance.md). */
-static int32_t recomputed_blocks(const sd_pretrainer_config *config) {
-    if (config->recomputed_blocks != SD_RECOMPUTED_BLOCKS_AUTO)
-        return config->recomputed_blocks;
-    return config->model.depth >= 12 ? config->model.depth / 6 : 0;
+/* Where pieces have losses of their own, the prototypes' gradient of one is weighted by its share of the batch. */
+static bool needs_prototype_gradient(const sd_pretrainer_config *config) {
+    return sd_method_has_prototypes(config) && config->accumulation == SD_ACCUMULATE_PIECES &&
+           sd_trainer_micro_batch(config) < config->batch_size;
+}
+
+/* Arrays of as many floats as there are parameters: student, teacher, gradients, moments. */
+static size_t parameter_copies(const sd_pretrainer_config *config) {
+    size_t moments = config->optimizer.kind == SD_OPTIMIZER_ADAMW ? 2 : 1;
+    return 3 + moments + (needs_prototype_gradient(config) ? 1 : 0);
+}
+
+/* SD_RECOMPUTED_BLOCKS_AUTO. What PyTorch keeps of a block is a little more than twice of what is kept here, but parameters
+ * and their copies are the same on both sides. Blocks that make up for a quarter of these bring a step to half of PyTorch's
+ * memory (docs/performance.md): the fewer images, the more blocks. */
+static sd_status choose_recomputed_blocks(const sd_pretrainer_config *config, const sd_image_group *groups,
+                                          size_t group_count, sd_activations_config *student) {
+    sd_geometry geometry;
+    size_t bytes[2];
+    sd_status status = sd_geometry_of(&config->model, &geometry);
+    if (status != SD_OK || geometry.depth < 12)
+        return status;
+    for (int32_t i = 0; i < 2; i++) {
+        student->recomputed_blocks = 1 + i;
+        status = sd_activations_bytes(&config->model, groups, group_count, student, 1, &bytes[i]);
+        if (status != SD_OK)
+            return status;
+    }
+    const size_t block = bytes[0] - bytes[1];
+    const size_t quarter = sd_geometry_parameters(&geometry) * parameter_copies(config) * sizeof(float) / 4;
+    student->recomputed_blocks = (int32_t)sd_size_min((quarter + block / 2) / block, geometry.depth / 3);
+    return SD_OK;
 }
 
 /* How the student's and the teacher's passes over a piece are planned. */
-static void plan_passes(const sd_pretrainer_config *config, const sd_batch_shape *shape, sd_activations_config *student,
-                        sd_activations_config *teacher) {
+static sd_status plan_passes(const sd_pretrainer_config *config, const sd_batch_shape *shape, const sd_image_group *groups,
+                             size_t group_count, sd_activations_config *student, sd_activations_config *teacher) {
     sd_activations_config_init(student);
     student->mode = config->activations;
-    student->recomputed_blocks = recomputed_blocks(config);
     student->precision = config->precision;
     student->products = config->products;
     student->all_tokens = sd_method_has_masks(config);
@@ -59,13 +85,11 @@ static void plan_passes(const sd_pretrainer_config *config, const sd_batch_shape
         shape->micro < shape->batch ? shape->max_piece_patches : shape->max_patches;
     *teacher = *student;
     teacher->mode = SD_ACTIVATIONS_INFERENCE;
-    teacher->recomputed_blocks = 0;
-}
-
-/* Where pieces have losses of their own, the prototypes' gradient of one is weighted by its share of the batch. */
-static bool needs_prototype_gradient(const sd_pretrainer_config *config) {
-    return sd_method_has_prototypes(config) && config->accumulation == SD_ACCUMULATE_PIECES &&
-           sd_trainer_micro_batch(config) < config->batch_size;
+    if (config->recomputed_blocks != SD_RECOMPUTED_BLOCKS_AUTO)
+        student->recomputed_blocks = config->recomputed_blocks;
+    else if (config->activations == SD_ACTIVATIONS_SPEED)
+        return choose_recomputed_blocks(config, groups, group_count, student);
+    return SD_OK;
 }
 
 /* ---- create and destroy -------------------------------------------------------------------- */
@@ -118,7 +142,7 @@ SD_API sd_status sd_pretrainer_create(sd_context *context, const sd_pretrainer_c
     sd_image_group groups[2];
     size_t group_count = sd_trainer_groups(&config, shape.micro, groups);
     sd_activations_config student, teacher;
-    plan_passes(&config, &shape, &student, &teacher);
+    SD_TRY(plan_passes(&config, &shape, groups, group_count, &student, &teacher));
     SD_TRY(sd_activations_create_with(trainer->student, groups, group_count, &student, &trainer->student_activations));
     SD_TRY(sd_activations_create_with(trainer->teacher, groups, 1, &teacher, &trainer->teacher_activations));
     SD_TRY(sd_batch_create(context, &shape, &trainer->batch));
@@ -221,14 +245,12 @@ SD_API sd_status sd_pretrainer_memory(sd_context *context, const sd_pretrainer_c
     sd_image_group groups[2];
     size_t group_count = sd_trainer_groups(&config, shape.micro, groups);
     sd_activations_config student_plan, teacher_plan;
-    plan_passes(&config, &shape, &student_plan, &teacher_plan);
+    SD_TRY(plan_passes(&config, &shape, groups, group_count, &student_plan, &teacher_plan));
     SD_TRY(sd_activations_bytes(&config.model, groups, group_count, &student_plan, sd_threads(context), &student));
     SD_TRY(sd_activations_bytes(&config.model, groups, 1, &teacher_plan, sd_threads(context), &teacher));
     SD_TRY(objective_bytes(context, &config, &shape, &objective));
-    size_t moments = config.optimizer.kind == SD_OPTIMIZER_ADAMW ? 2 : 1;
-    /* student, teacher, gradient, moments; crops: a loader holds two batches of them */
-    double floats = (double)sd_geometry_parameters(&geometry) *
-                    (double)(3 + moments + (needs_prototype_gradient(&config) ? 1 : 0));
+    double floats = (double)sd_geometry_parameters(&geometry) * (double)parameter_copies(&config);
+    /* crops: a loader holds two batches of them */
     floats += 2.0 * (double)config.batch_size *
               (2.0 * (double)shape.global_values + (double)(shape.views - 2) * (double)shape.local_values);
     double total =

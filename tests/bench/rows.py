@@ -21,7 +21,7 @@ class Row:
     ours: list = field(default_factory=list)   # more arguments of our program
 
 
-# What else to choose for a step: sums as they are defined; none of the blocks computed again (a sixth of 12 and more are), or all.
+# What else to choose for a step: sums as they are defined; none of the blocks computed again (by default 2 of ViT-S are), or all.
 CHOICES = {"plain products": ["--plain"], "no block computed again": ["--recompute", "0"],
            "all blocks computed again": ["--memory"]}
 
