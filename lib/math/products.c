@@ -42,9 +42,14 @@ typedef struct product_work {
 /* The number of nearly equal pieces of at most about `tile` that n is cut into. */
 static size_t pieces_of(size_t n, size_t tile) { return n <= tile ? 1 : sd_size_ceil(n, tile); }
 
-/* Piece `index` of `pieces`; cuts lie on multiples of the width of packed panels, which that of the widest vectors divides. */
+/* The length of all pieces but the last; cuts lie on multiples of the width of packed panels, which that of the widest vectors
+ * divides. */
+static size_t piece_length(size_t n, size_t pieces) {
+    return sd_size_ceil(sd_size_ceil(n, pieces), SD_FACTOR_COLUMNS) * SD_FACTOR_COLUMNS;
+}
+
 static void piece_range(size_t n, size_t pieces, size_t index, size_t *first, size_t *count) {
-    size_t step = sd_size_ceil(sd_size_ceil(n, pieces), SD_FACTOR_COLUMNS) * SD_FACTOR_COLUMNS;
+    size_t step = piece_length(n, pieces);
     size_t begin = sd_size_min(index * step, n), end = sd_size_min(begin + step, n);
     *first = begin;
     *count = end - begin;
@@ -103,6 +108,10 @@ static void product_task(void *argument, size_t index, size_t thread) {
 #define PACKED_COLUMNS 1536
 #define SMALLEST_TILE ((size_t)128 * 128)
 
+static size_t even_tile(size_t n, size_t most) {
+    return n <= most ? n : sd_size_min(piece_length(n, pieces_of(n, most)), most);
+}
+
 static double work_of(const sd_product *product) {
     return (double)product->m * (double)product->n * (double)product->k * (double)sd_size_max(product->copies, 1);
 }
@@ -126,8 +135,10 @@ static void shape_tiles(sd_product *products, size_t count, bool own, size_t thr
         const size_t quadrants = product->strassen ? 4 : 1;
         const size_t most_rows = product->strassen ? SD_STRASSEN_ROWS : own ? PACKED_ROWS : TILE;
         const size_t most_columns = product->strassen ? PACKED_COLUMNS / 2 : own ? PACKED_COLUMNS : TILE;
-        size_t m = sd_size_min(rows_cut(product), !rows_free ? product->tile_m : most_rows);
-        size_t n = sd_size_min(columns_cut(product), !columns_free ? product->tile_n : most_columns);
+        /* halves of nearly equal pieces, not of the longest allowed: 2048 columns are 2 tasks for 2 threads, not 3 */
+        size_t m = rows_free ? even_tile(rows_cut(product), most_rows) : sd_size_min(rows_cut(product), product->tile_m);
+        size_t n =
+            columns_free ? even_tile(columns_cut(product), most_columns) : sd_size_min(columns_cut(product), product->tile_n);
         while (own && (double)(quadrants * m * n) * (double)product->k > share && quadrants * m * n > SMALLEST_TILE) {
             size_t *side = rows_free && (!columns_free || m > n) ? &m : &n;
             if (*side <= SD_FACTOR_COLUMNS || (!rows_free && !columns_free))
