@@ -180,8 +180,8 @@ typedef struct sd_system_info {
      * refused */
     const char *bf16;
     /* what computes SD_PRECISION_FP32 in networks: "amx_bf16 tiles, three for a float" (each number as the sum of three
-     * bfloat16, exactly; results are no further from exact ones than with FMA), "avx512 fma" (the library's own), "onednn",
-     * "blas" (or what stands in for it: see advice) */
+     * bfloat16, exactly; results are no further from exact ones than with FMA), "avx512 fma" and "avx2 fma" (the library's own),
+     * "onednn", "blas" (or what stands in for it: see advice) */
     const char *fp32;
 } sd_system_info;
 

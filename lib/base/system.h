@@ -11,8 +11,8 @@ typedef enum sd_cpu_level { SD_CPU_GENERIC = 0, SD_CPU_AVX2 = 1, SD_CPU_AVX512 =
  * ("generic", "avx2", "avx512"). */
 sd_cpu_level sd_cpu_detect(void);
 const char *sd_cpu_level_name(sd_cpu_level level);
-/* Whether the products of math/packed.h run here. */
-bool sd_cpu_has_packed_products(void);
+/* Whether the products of bfloat16 of math/packed.h run here, which AVX512_BF16 rounds. */
+bool sd_cpu_has_bf16(void);
 /* Whether those by the tiles of AMX do. The first call asks the operating system for them, for the whole process. */
 bool sd_cpu_has_tiles(void);
 const char *sd_cpu_features(void);
@@ -41,6 +41,11 @@ typedef enum sd_bf16_level {
     SD_BF16_ONEDNN = 4,
     SD_BF16_TILES = 5
 } sd_bf16_level;
+
+/* Compilers that know those of AVX2 and AVX-512. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define SD_HAVE_FMA_KERNELS 1
+#endif
 
 /* Compilers that know the instructions of AVX512_BF16. */
 #if defined(__x86_64__) && defined(__clang__) && __clang_major__ >= 9

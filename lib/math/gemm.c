@@ -2,8 +2,8 @@
  *
  * A BLAS that is older than the CPU may run kernels far below it (OpenBLAS 0.3.21 takes SSE ones on CPUs that it does
  * not know, a quarter of the speed and less), and a host that has loaded it cannot change that any more. Then the
- * products of dense.h are used, which equal a BLAS with the right kernels. Networks multiply with those of packed.h then,
- * which need working memory of their thread, and on CPUs where they were measured to be faster than a fit BLAS.
+ * products of dense.h are used, which equal a BLAS with the right kernels. Networks multiply with those of packed.h, which need
+ * working memory of their thread and are faster than a fit BLAS, wherever the CPU has AVX2.
  *
  * A library that is built with oneDNN asks that first for products of floats; what it refuses goes the ways above. */
 #include "math/math.h"
@@ -53,8 +53,8 @@ static const sd_packed *packed_floats(sd_fp32_level level) {
 #if defined(SD_HAVE_TILE_KERNELS)
     case SD_FP32_TILES: return &sd_packed_float_tiles;
 #endif
-#if defined(SD_HAVE_PACKED_KERNELS)
-    case SD_FP32_FMA: return &sd_packed_float;
+#if defined(SD_HAVE_FMA_KERNELS)
+    case SD_FP32_FMA: return sd_cpu_detect() == SD_CPU_AVX512 ? &sd_packed_float : &sd_packed_float_avx2;
 #endif
     default: return NULL;
     }
@@ -238,7 +238,7 @@ sd_gemm sd_gemm_of(int32_t precision, void *scratch) {
 }
 
 void sd_gemm_take_strassen(sd_gemm *gemm) {
-#if defined(SD_HAVE_PACKED_KERNELS)
+#if defined(SD_HAVE_FMA_KERNELS)
     if (gemm->packed == &sd_packed_float && sd_cpu_prefers_strassen())
         gemm->strassen = &sd_strassen_avx512;
 #else

@@ -53,8 +53,11 @@ static inline size_t sd_packed_bytes(const sd_packed *packed, size_t n, size_t k
     return sd_size_ceil(n, SD_PACKED_COLUMNS) * SD_PACKED_COLUMNS * sd_size_ceil(k, packed->step) * packed->step_bytes;
 }
 
-#if defined(SD_HAVE_PACKED_KERNELS) /* for CPUs of which sd_cpu_has_packed_products() */
-extern const sd_packed sd_packed_float;
+#if defined(SD_HAVE_FMA_KERNELS)
+extern const sd_packed sd_packed_float;      /* for CPUs of SD_CPU_AVX512 */
+extern const sd_packed sd_packed_float_avx2; /* for CPUs of SD_CPU_AVX2 and better */
+#endif
+#if defined(SD_HAVE_PACKED_KERNELS) /* for CPUs of which sd_cpu_has_bf16() */
 extern const sd_packed sd_packed_bf16_dot; /* by VDPBF16PS */
 extern const sd_packed sd_packed_bf16_fma; /* by FMA in float */
 #endif

@@ -40,7 +40,7 @@ typedef struct sd_strassen {
     sd_strassen_gradient *gradient;
 } sd_strassen;
 
-#if defined(SD_HAVE_PACKED_KERNELS) /* for CPUs of which sd_cpu_has_packed_products() */
+#if defined(SD_HAVE_FMA_KERNELS) /* for CPUs of SD_CPU_AVX512 */
 extern const sd_strassen sd_strassen_avx512;
 #endif
 

@@ -6,7 +6,7 @@
 #include "base/system.h"
 #include "math/packed.h"
 
-#if defined(SD_HAVE_PACKED_KERNELS)
+#if defined(SD_HAVE_FMA_KERNELS)
 
 #include "math/packed_avx512.h"
 

@@ -160,9 +160,10 @@ static double rate_of(sd_context *context, const peak_kernel *kernel, size_t thr
 
 static peak_kernel fp32_kernel(void) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    if (__builtin_cpu_supports("avx512f"))
+    const sd_cpu_level level = sd_cpu_detect(); /* as the library is told to take it */
+    if (level == SD_CPU_AVX512)
         return (peak_kernel){"AVX-512", fp32_avx512, 16 * 16 * 2};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (level == SD_CPU_AVX2)
         return (peak_kernel){"AVX2", fp32_avx2, 12 * 8 * 2};
     return (peak_kernel){"16-byte vectors", fp32_portable, 12 * (sizeof(sum) / sizeof(float)) * 2};
 #elif defined(__x86_64__)

@@ -31,7 +31,7 @@ static int has(int32_t precision, const char *way, const char *name) {
 size_t fp32_ways(const char *ways[FP32_WAYS_MAX]) {
     size_t count = 0;
     ways[count++] = "blas";
-    if (has(SD_PRECISION_FP32, "fma", "avx512 fma"))
+    if (has(SD_PRECISION_FP32, "fma", "avx512 fma") || has(SD_PRECISION_FP32, "fma", "avx2 fma"))
         ways[count++] = "fma";
     if (has(SD_PRECISION_FP32, "tiles", "amx_bf16 tiles, three for a float"))
         ways[count++] = "tiles";

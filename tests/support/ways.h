@@ -8,7 +8,7 @@
 #define FP32_WAYS_MAX 3
 #define BF16_WAYS_MAX 5
 
-/* "blas" everywhere (oneDNN, in a build with it), "fma" where the CPU has AVX512_BF16 and "tiles" where it has AMX. Returns their
+/* "blas" everywhere (oneDNN, in a build with it), "fma" where the CPU has AVX2 and "tiles" where it has AMX. Returns their
  * number. */
 size_t fp32_ways(const char *ways[FP32_WAYS_MAX]);
 /* "emulate" everywhere, "fma" and "dot" where the CPU has AVX512_BF16, "tiles" where it has AMX, and then "onednn" where the
