@@ -129,8 +129,8 @@ bool sd_cpu_has_tiles(void) { return sd_cpu_has_bf16() && hardware_has_tiles(); 
 static bool wished(const char *wish, const char *name) { return wish != NULL && strcmp(wish, name) == 0; }
 
 /* A training step takes 16% (Granite Rapids) and 5% (Zen 4) less time with own products by FMA than with OpenBLAS, and 8% less by
- * AVX2 (Emerald Rapids without its AVX-512); the embedding of one image a quarter less; with tiles half of the time. A rule and not a measurement, for the choice changes the last digits of
- * what is computed. */
+ * AVX2 (Emerald Rapids without its AVX-512); the embedding of one image a quarter less; with tiles half of the time. A rule and not
+ * a measurement, for the choice changes the last digits of what is computed. */
 sd_fp32_level sd_fp32_detect(void) {
 #if defined(SD_HAVE_ONEDNN)
     return SD_FP32_ONEDNN;
