@@ -42,7 +42,7 @@ typedef enum sd_bf16_level {
     SD_BF16_TILES = 5
 } sd_bf16_level;
 
-/* Compilers that know those of AVX2 and AVX-512. */
+/* Compilers that know the instructions of AVX2 and AVX-512. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define SD_HAVE_FMA_KERNELS 1
 #endif

@@ -12,7 +12,7 @@
  * dimension, which zeros fill up:
  *   A   blocks of 16 rows, each [steps][parts][16 rows][16 units]
  *   B   panels of 16 columns, each [steps][parts][16 units][16 columns]
- * 32 x 32 numbers of C are four tiles; two more hold rows of A, two columns of B. As in packed_avx512.c a slice of A stays in the
+ * 32 x 32 numbers of C are four tiles; two more hold rows of A, two columns of B. As in packed_product.h a slice of A stays in the
  * second cache while B comes by panel by panel. */
 #include "math/packed.h"
 

@@ -21,13 +21,7 @@ typedef enum factors { FLOATS } factors;
 
 static inline size_t per_unit(factors kind) { return kind == FLOATS ? 1 : 0; }
 
-/* X of each row of a tile, of which TILE_ROWS tells how many: 2, 4 or 6. */
-#define EACH_ROW(X) EACH_OF(TILE_ROWS)(X)
-#define EACH_OF(rows) EACH_OF_(rows)
-#define EACH_OF_(rows) EACH_OF_##rows
-#define EACH_OF_2(X) X(0) X(1)
-#define EACH_OF_4(X) EACH_OF_2(X) X(2) X(3)
-#define EACH_OF_6(X) EACH_OF_4(X) X(4) X(5)
+/* EACH_ROW with one more argument. */
 #define EACH_ROW_AT(X, i) EACH_AT(TILE_ROWS)(X, i)
 #define EACH_AT(rows) EACH_AT_(rows)
 #define EACH_AT_(rows) EACH_AT_##rows

@@ -5,13 +5,6 @@
 
 #include "math/packed_avx512.h"
 
-/* Long slices read and write C less often; short ones, where A is transposed (gradients of weights: C has as many rows as A's
- * slice), leave room for more rows, so that B is packed less often. */
-#define UNITS ((size_t)384)
-#define UNITS_TRANSPOSED ((size_t)128)
-#define A_BYTES ((size_t)384 * 1024)
-#define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
-#define PANEL_ROWS 16
 #define LEFT_AS_IT_IS 1
 
 typedef enum factors { FLOATS } factors;

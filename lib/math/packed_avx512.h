@@ -14,14 +14,6 @@
 
 #define ROWS 8 /* of a tile: C in registers */
 
-/* X of each row of a tile, of which TILE_ROWS tells how many: 2, 4 or 8. */
-#define EACH_ROW(X) EACH_OF(TILE_ROWS)(X)
-#define EACH_OF(rows) EACH_OF_(rows)
-#define EACH_OF_(rows) EACH_OF_##rows
-#define EACH_OF_2(X) X(0) X(1)
-#define EACH_OF_4(X) EACH_OF_2(X) X(2) X(3)
-#define EACH_OF_8(X) EACH_OF_4(X) X(4) X(5) X(6) X(7)
-
 /* The first `count` of 16. */
 static inline __mmask16 first_of(size_t count) { return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1u); }
 

@@ -7,15 +7,9 @@
 
 #if defined(SD_HAVE_PACKED_KERNELS)
 
-#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")))
+#define TARGET __attribute__((target(AVX512 ",avx512bf16")))
 #include "math/packed_avx512.h"
 
-/* As those of floats (packed_avx512.c). */
-#define UNITS ((size_t)384)
-#define UNITS_TRANSPOSED ((size_t)128)
-#define A_BYTES ((size_t)384 * 1024)
-#define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
-#define PANEL_ROWS 16
 #define LEFT_AS_IT_IS 0
 
 typedef enum factors { BF16_FLOATS, BF16_PAIRS } factors;

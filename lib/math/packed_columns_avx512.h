@@ -1,4 +1,13 @@
-/* Packing with AVX-512: for packed_avx512.c and packed_bf16.c, which define units_of_row and units_of_columns of their kinds. */
+/* Packing with AVX-512: for packed_avx512.c and packed_bf16.c, which define units_of_row and units_of_columns of their kinds;
+ * and how their products are cut (packed_product.h). */
+
+/* Long slices read and write C less often; short ones, where A is transposed (gradients of weights: C has as many rows as A's
+ * slice), leave room for more rows, so that B is packed less often. */
+#define UNITS ((size_t)384)
+#define UNITS_TRANSPOSED ((size_t)128)
+#define A_BYTES ((size_t)384 * 1024)
+#define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
+#define PANEL_ROWS 16
 
 /* k rows of X, ld apart, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
  * as memory likes it. Columns up to the end of the last panel become 0. */

@@ -5,7 +5,7 @@
 
 #include "math/packed.h"
 
-#define COLUMNS 32              /* of a panel of B */
+#define COLUMNS 32               /* of a panel of B */
 #define FETCHED_ROWS ((size_t)8) /* of columns that are packed, at once: they stay in the first cache */
 
 _Static_assert(COLUMNS == SD_PACKED_COLUMNS, "panels are as the header says");
@@ -13,6 +13,15 @@ _Static_assert(COLUMNS == SD_PACKED_COLUMNS, "panels are as the header says");
 /* Whatever lies in memory is read as units. */
 typedef uint32_t __attribute__((may_alias)) unit;
 #define UNIT_BYTES sizeof(unit)
+
+/* X of each row of a tile, of which TILE_ROWS tells how many: 2, 4, 6 or 8. */
+#define EACH_ROW(X) EACH_OF(TILE_ROWS)(X)
+#define EACH_OF(rows) EACH_OF_(rows)
+#define EACH_OF_(rows) EACH_OF_##rows
+#define EACH_OF_2(X) X(0) X(1)
+#define EACH_OF_4(X) EACH_OF_2(X) X(2) X(3)
+#define EACH_OF_6(X) EACH_OF_4(X) X(4) X(5)
+#define EACH_OF_8(X) EACH_OF_6(X) X(6) X(7)
 
 #define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1, 3)
 #define PREFETCH_LATER(p) __builtin_prefetch(p, 0, 2) /* into the second cache */

@@ -1,5 +1,5 @@
-/* One tile of a product, a tile_function or stream_function: packed_avx512.c includes this file, through packed_tiles.h, with
- * these macros set.
+/* One tile of a product, a tile_function or stream_function: packed_avx512.c and packed_bf16.c include this file, through
+ * packed_tiles.h, with these macros set.
  *   TILE_NAME                name of the function
  *   TILE_ROWS                2, 4 or 8: of a whole tile
  *   TILE_WIDE                1: 32 columns, 0: 16

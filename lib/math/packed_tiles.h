@@ -1,5 +1,5 @@
-/* The tiles of one way to multiply, and the smallest one for each remainder: packed_avx512.c includes this file with WAY_NAME
- * set, and with FACTORS, FACTOR and ADD_PRODUCT of packed_tile.h; all are undefined here. */
+/* The tiles of one way to multiply, and the smallest one for each remainder: packed_avx512.c and packed_bf16.c include this file
+ * with WAY_NAME set, and with FACTORS, FACTOR and ADD_PRODUCT of packed_tile.h; all are undefined here. */
 #define TILE_NAMED_(way, size) way##_##size
 #define TILE_NAMED(way, size) TILE_NAMED_(way, size)
 

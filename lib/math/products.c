@@ -108,8 +108,9 @@ static void product_task(void *argument, size_t index, size_t thread) {
 #define PACKED_COLUMNS 1536
 #define SMALLEST_TILE ((size_t)128 * 128)
 
+/* The longest of nearly equal pieces of n of at most `most`, a multiple of SD_FACTOR_COLUMNS. */
 static size_t even_tile(size_t n, size_t most) {
-    return n <= most ? n : sd_size_min(piece_length(n, pieces_of(n, most)), most);
+    return n <= most ? n : piece_length(n, pieces_of(n, most));
 }
 
 static double work_of(const sd_product *product) {

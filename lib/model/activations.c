@@ -251,9 +251,8 @@ static void place_all(sd_activations *a, arena *space) {
         a->stream = place_floats(space, t, d);
         a->shared_qkv = packed > 0 ? place_floats(space, sd_size_min(t, SD_WIDE_CHUNKS * r), 3 * d) : NULL;
     }
-    if (packed > 0 && (a->max_chunks > SD_HALVED_CHUNKS + 1 || !training)) {
+    if (packed > 0 && (a->max_chunks > SD_HALVED_CHUNKS + 1 || !training))
         a->packed = place(space, sd_size_max(packed, packed_back), 1);
-    }
     place_tail(space, g, a->max_images, a->max_patches, probabilities, class_only, a->mode, &a->tail);
     for (size_t thread = 0; thread < a->threads; thread++) {
         sd_thread_work unused;

@@ -119,9 +119,10 @@ static sd_status position_backward(const backward_work *job) {
 static bool is_cancelled(sd_activations *a) {
     if (atomic_load_explicit(&a->cancelled, memory_order_relaxed))
         return true;
-    if (sd_cancelled(a->context))
-        atomic_store(&a->cancelled, true);
-    return atomic_load_explicit(&a->cancelled, memory_order_relaxed);
+    if (!sd_cancelled(a->context))
+        return false;
+    atomic_store(&a->cancelled, true);
+    return true;
 }
 
 /* A section of its own, so that the memory of packed weights serves one direction after the other. */
