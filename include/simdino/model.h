@@ -155,7 +155,7 @@ typedef struct sd_activations_config {
     size_t max_patches; /* most patches whose own outputs a pass may ask for (sd_forward_options' patches); default 0 */
     int32_t precision;  /* sd_precision of the passes' matrix products, default SD_PRECISION_FP32 */
     /* with SD_ACTIVATIONS_SPEED: so many blocks, from the first, are treated as with SD_ACTIVATIONS_MEMORY, each for about
-     * nine tenths of the memory of a block; 0 (default) to depth */
+     * nine tenths of the memory of a block (in bf16 eight); 0 (default) to depth */
     int32_t recomputed_blocks;
     /* sd_products of the blocks, for their passes over many images; default SD_PRODUCTS_PLAIN, with which the results for an
      * image do not depend on the others of a pass */

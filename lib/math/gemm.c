@@ -278,6 +278,26 @@ void sd_multiply_finish(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t 
     finish->function(finish->data, c + row * ldc + column, ldc, row, m, column, n);
 }
 
+/* ---- numbers that are bfloat16 in memory --------------------------------------------------- */
+
+bool sd_gemm_reads_bf16(const sd_gemm *gemm) { return gemm->packed != NULL && gemm->packed->rounded != NULL; }
+
+void sd_bf16_round(const sd_gemm *gemm, const float *x, size_t count, uint16_t *y) {
+    gemm->packed->rounded->round(x, count, y);
+}
+
+void sd_bf16_widen(const sd_gemm *gemm, const uint16_t *x, size_t count, float *y) {
+    gemm->packed->rounded->widen(x, count, y);
+}
+
+void sd_multiply_bf16(const sd_gemm *gemm, size_t m, size_t n, size_t k, const uint16_t *a, size_t lda, const uint16_t *b,
+                      size_t ldb, float beta, float *c, size_t ldc) {
+    if (k > 0)
+        gemm->packed->rounded->gradient(m, n, k, a, lda, b, ldb, beta, c, ldc, gemm->scratch);
+    else
+        sd_sgemm(true, false, m, n, 0, 1.0f, NULL, m, NULL, n, beta, c, ldc);
+}
+
 /* ---- factors of many products -------------------------------------------------------------- */
 
 size_t sd_factor_bytes(const sd_gemm *gemm, size_t n, size_t k) {

@@ -144,24 +144,33 @@ static void bias_swiglu(float *restrict h, size_t rows, size_t n, const float *r
 
 /* With s = 1/(1 + e^-a): dL/da = d b s (1 + a (1 - s)), dL/db = d a s. */
 static void swiglu_backward(const float *h, const float *d, size_t ldd, size_t rows, size_t n, float *dh,
-                            float *restrict g, float *restrict dbias) {
+                            float *g, float *restrict dbias) {
     for (size_t i = 0; i < rows; i++, h += 2 * n, d += ldd, dh += 2 * n) {
-        if (g != NULL) {
+        if (g == NULL) {
             SD_SIMD
-            for (size_t j = 0; j < n; j++)
-                g[j] = h[j] / (1.0f + exp_kernel(-h[j])) * h[n + j];
-            g += n;
+            for (size_t j = 0; j < n; j++) {
+                float a = h[j], b = h[n + j], up = d[j];
+                float s = 1.0f / (1.0f + exp_kernel(-a));
+                float da = up * b * s * (1.0f + a * (1.0f - s)), db = up * a * s;
+                dh[j] = da;
+                dh[n + j] = db;
+                dbias[j] += da;
+                dbias[n + j] += db;
+            }
+            continue;
         }
         SD_SIMD
         for (size_t j = 0; j < n; j++) {
             float a = h[j], b = h[n + j], up = d[j];
-            float s = 1.0f / (1.0f + exp_kernel(-a));
+            float e = 1.0f + exp_kernel(-a), s = 1.0f / e;
             float da = up * b * s * (1.0f + a * (1.0f - s)), db = up * a * s;
+            g[j] = a / e * b;
             dh[j] = da;
             dh[n + j] = db;
             dbias[j] += da;
             dbias[n + j] += db;
         }
+        g += n;
     }
 }
 
@@ -207,7 +216,7 @@ static void bias_gelu(float *h, size_t rows, size_t n, size_t ld, const float *r
 
 /* gelu'(x) = Phi(x) + x phi(x). */
 static void gelu_backward(const float *h, const float *d, size_t rows, size_t n, size_t ld, float *dh,
-                          float *restrict g, float *restrict dbias) {
+                          float *g, float *restrict dbias) {
     const float lowest = lowest_exponent;
     for (size_t i = 0; i < rows; i++, h += ld, d += ld, dh += ld) {
         if (g == NULL) {

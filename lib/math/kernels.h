@@ -30,8 +30,8 @@ typedef struct sd_kernels {
                                 float *dbias, float *y);
     /* h += bias, in place; g = gelu(h) = h Phi(h). g may be NULL (then only the bias is added), or h itself. */
     void (*bias_gelu)(float *h, size_t rows, size_t n, size_t ld, const float *bias, float *g, size_t ldg);
-    /* From d = dL/dg: dh receives dL/dh and may be h or d; g receives gelu(h) again (may be NULL); dbias += sums of dL/dh.
-     * All four have the row distance ld. */
+    /* From d = dL/dg: dh receives dL/dh and may be h or d; g receives gelu(h) again, may be NULL, or d if dh is not; dbias +=
+     * sums of dL/dh. All four have the row distance ld. */
     void (*gelu_backward)(const float *h, const float *d, size_t rows, size_t n, size_t ld, float *dh, float *g,
                           float *dbias);
     /* y += bias, in place. */
@@ -39,7 +39,7 @@ typedef struct sd_kernels {
     /* h = [a, b], rows of 2n: h += bias, in place; g[n] = silu(a) b, silu(a) = a / (1 + e^-a). g's row distance is n. */
     void (*bias_swiglu)(float *h, size_t rows, size_t n, const float *bias, float *g);
     /* From d = dL/dg (row distance ldd): dh receives dL/dh, rows of 2n, and may be h, or d if ldd is 2n; g receives
-     * silu(a) b again (row distance n, may be NULL); dbias += sums of dL/dh. */
+     * silu(a) b again (row distance n), may be NULL, or d if ldd is n; dbias += sums of dL/dh. */
     void (*swiglu_backward)(const float *h, const float *d, size_t ldd, size_t rows, size_t n, float *dh, float *g,
                             float *dbias);
     /* out = x + scale*gamma*(y + bias), gamma NULL: all 1 (LayerScale); out may be x. */

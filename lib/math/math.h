@@ -80,6 +80,16 @@ void sd_multiply_finish(const sd_gemm *gemm, bool ta, bool tb, size_t m, size_t 
                         const float *b, size_t ldb, float *c, size_t ldc, size_t row, size_t column,
                         const sd_finish *finish);
 
+/* Whether it multiplies numbers that lie in memory as bfloat16: where factors are rounded to them anyway, keeping them so takes
+ * half of the memory and gives the same products. */
+bool sd_gemm_reads_bf16(const sd_gemm *gemm);
+/* Only where sd_gemm_reads_bf16: numbers as its products round them, and exactly back. */
+void sd_bf16_round(const sd_gemm *gemm, const float *x, size_t count, uint16_t *y);
+void sd_bf16_widen(const sd_gemm *gemm, const uint16_t *x, size_t count, float *y);
+/* C = A' B + beta C, m x n, with A k x m and B k x n of such numbers. */
+void sd_multiply_bf16(const sd_gemm *gemm, size_t m, size_t n, size_t k, const uint16_t *a, size_t lda, const uint16_t *b,
+                      size_t ldb, float beta, float *c, size_t ldc);
+
 /* The right factor op(B), k x n, of products that differ in their left one: packed once for all of them where the way to
  * multiply has use for that. */
 typedef struct sd_factor {

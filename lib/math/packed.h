@@ -28,6 +28,16 @@ typedef void sd_packed_pack(bool tb, size_t n, size_t k, const float *b, size_t 
 typedef void sd_packed_multiply(size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed,
                                 size_t first_column, size_t columns, float *c, size_t ldc, const sd_finish *finish,
                                 void *scratch);
+/* C = A' B + beta C, m x n, with A k x m and B k x n of bfloat16 in memory, k > 0: a gradient of weights, whose factors are
+ * read once more for each tile. To the last bit what sd_packed_product gives for the same numbers as floats. */
+typedef void sd_packed_gradient(size_t m, size_t n, size_t k, const uint16_t *a, size_t lda, const uint16_t *b, size_t ldb,
+                                float beta, float *c, size_t ldc, void *scratch);
+/* What a way that rounds does with numbers that lie in memory as bfloat16. */
+typedef struct sd_packed_rounded {
+    sd_packed_gradient *gradient;
+    void (*round)(const float *x, size_t count, uint16_t *y); /* as the products round */
+    void (*widen)(const uint16_t *x, size_t count, float *y); /* exactly */
+} sd_packed_rounded;
 /* Columns that are finished at once, of some hundred rows: they are still in the second cache. */
 #define SD_FINISHED_COLUMNS (2 * SD_PACKED_COLUMNS)
 
@@ -44,6 +54,7 @@ typedef struct sd_packed {
     sd_packed_product *product;
     sd_packed_pack *pack; /* NULL: nothing can be packed beforehand */
     sd_packed_multiply *multiply;
+    const sd_packed_rounded *rounded; /* NULL: only floats are read */
     size_t step, step_bytes; /* so many numbers along the inner dimension are packed together, into so many bytes */
     size_t scratch;          /* bytes of working memory */
     size_t rows;             /* see sd_gemm_rows */
@@ -60,6 +71,8 @@ extern const sd_packed sd_packed_float_avx2; /* for CPUs of SD_CPU_AVX2 and bett
 #if defined(SD_HAVE_PACKED_KERNELS) /* for CPUs of which sd_cpu_has_bf16() */
 extern const sd_packed sd_packed_bf16_dot; /* by VDPBF16PS */
 extern const sd_packed sd_packed_bf16_fma; /* by FMA in float */
+void sd_packed_round(const float *x, size_t count, uint16_t *y);
+void sd_packed_widen(const uint16_t *x, size_t count, float *y);
 #endif
 #if defined(SD_HAVE_TILE_KERNELS) /* for CPUs of which sd_cpu_has_tiles() */
 extern const sd_packed sd_packed_float_tiles; /* by AMX, of three bfloat16 for each float */

@@ -262,18 +262,26 @@ INLINE void pack_rows(size_t parts, bool turned, const float *x, size_t ld, size
         }
 }
 
+/* 16 numbers of a row, of which `left` exist; bytes: of each, floats or bfloat16. */
+INLINE __m512 numbers_of_row(const void *p, size_t bytes, size_t left) {
+    if (bytes == sizeof(float))
+        return floats_of_row(p, left);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_of(left), p)), 16));
+}
+
 /* Blocks whose tiles are made of `count` columns of k rows of X: columns of B, or, turned, rows of A. */
-INLINE void pack_columns(size_t parts, bool turned, const float *x, size_t ld, size_t count, size_t k, unit *out) {
+INLINE void pack_columns(size_t parts, size_t bytes, bool turned, const void *x, size_t ld, size_t count, size_t k, unit *out) {
     const size_t steps = sd_size_ceil(k, STEP);
     for (size_t s = 0; s < steps; s++)
         for (size_t j = 0; j < count; j += SIDE) {
             unit *tiles = out + (j / SIDE * steps + s) * parts * TILE;
-            const float *from = x + s * STEP * ld + j;
+            const void *from = number_at(x, s * STEP * ld + j, bytes);
             const size_t left = k - s * STEP;
             for (size_t u = 0; u < SIDE; u++) {
                 const size_t f = first_of_pair(parts, u), g = second_of_pair(parts, u);
-                const __m512 first = f < left ? floats_of_row(from + f * ld, count - j) : _mm512_setzero_ps();
-                const __m512 second = g < left ? floats_of_row(from + g * ld, count - j) : _mm512_setzero_ps();
+                const __m512 none = _mm512_setzero_ps();
+                const __m512 first = f < left ? numbers_of_row(number_at(from, f * ld, bytes), bytes, count - j) : none;
+                const __m512 second = g < left ? numbers_of_row(number_at(from, g * ld, bytes), bytes, count - j) : none;
                 split(parts, false, first, second, tiles + u * SIDE);
             }
             if (turned)
@@ -313,8 +321,9 @@ INLINE void multiply_slice(size_t parts, size_t steps, const unit *a, const unit
     }
 }
 
-INLINE void product(size_t parts, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
-                    const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
+/* bytes: of a number of both factors in memory; of bfloat16 rows alone are packed as columns. */
+INLINE void product_of(size_t parts, size_t bytes, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const void *a,
+                       size_t lda, const void *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
     unit *left = scratch, *right = left + A_BYTES / sizeof(unit);
     const slices cut = slices_of(parts, m, n, k);
 
@@ -324,20 +333,25 @@ INLINE void product(size_t parts, bool ta, bool tb, size_t m, size_t n, size_t k
         for (size_t i = 0; i < m; i += cut.rows) {
             const size_t rows = sd_size_min(cut.rows, m - i);
             if (ta)
-                pack_columns(parts, true, a + l * lda + i, lda, rows, depth, left);
+                pack_columns(parts, bytes, true, number_at(a, l * lda + i, bytes), lda, rows, depth, left);
             else
-                pack_rows(parts, false, a + i * lda + l, lda, rows, depth, left);
+                pack_rows(parts, false, number_at(a, i * lda + l, bytes), lda, rows, depth, left);
             for (size_t j = 0; j < n; j += cut.columns) {
                 const size_t columns = sd_size_min(cut.columns, n - j);
                 if (tb)
-                    pack_rows(parts, true, b + j * ldb + l, ldb, columns, depth, right);
+                    pack_rows(parts, true, number_at(b, j * ldb + l, bytes), ldb, columns, depth, right);
                 else
-                    pack_columns(parts, false, b + l * ldb + j, ldb, columns, depth, right);
+                    pack_columns(parts, bytes, false, number_at(b, l * ldb + j, bytes), ldb, columns, depth, right);
                 multiply_slice(parts, steps, left, right, false, alpha, l == 0 ? beta : 1.0f, c + j, ldc, i, rows, columns, NULL);
             }
         }
     }
     end_tiles();
+}
+
+INLINE void product(size_t parts, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
+                    const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
+    product_of(parts, sizeof(float), ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, scratch);
 }
 
 /* ---- B packed beforehand ------------------------------------------------------------------- */
@@ -357,7 +371,7 @@ INLINE void pack(size_t parts, bool tb, size_t n, size_t k, const float *b, size
         if (tb)
             pack_rows(parts, true, b + first * ldb + l, ldb, columns, depth, out);
         else
-            pack_columns(parts, false, b + l * ldb + first, ldb, columns, depth, out);
+            pack_columns(parts, sizeof(float), false, b + l * ldb + first, ldb, columns, depth, out);
     }
 }
 
@@ -379,10 +393,18 @@ INLINE void multiply(size_t parts, size_t m, size_t n, size_t k, const float *a,
     end_tiles();
 }
 
-#define WAY(name, parts) PACKED_WAY(TILES, name, parts, STEP, (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH, CHUNK_ROWS)
+TILES static void bf16_gradient(size_t m, size_t n, size_t k, const uint16_t *a, size_t lda, const uint16_t *b, size_t ldb,
+                                float beta, float *c, size_t ldc, void *scratch) {
+    product_of(1, sizeof *a, true, false, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc, scratch);
+}
 
-WAY(sd_packed_float_tiles, 3)
-WAY(sd_packed_bf16_tiles, 1)
+static const sd_packed_rounded rounded = {bf16_gradient, sd_packed_round, sd_packed_widen};
+
+#define WAY(name, parts, rounded)                                                                                           \
+    PACKED_WAY(TILES, name, parts, rounded, STEP, (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH, CHUNK_ROWS)
+
+WAY(sd_packed_float_tiles, 3, NULL)
+WAY(sd_packed_bf16_tiles, 1, &rounded)
 
 #else
 

@@ -20,6 +20,7 @@
 typedef enum factors { FLOATS } factors;
 
 static inline size_t per_unit(factors kind) { return kind == FLOATS ? 1 : 0; }
+static inline size_t number_bytes(factors kind) { return kind == FLOATS ? sizeof(float) : 0; }
 
 /* EACH_ROW with one more argument. */
 #define EACH_ROW_AT(X, i) EACH_AT(TILE_ROWS)(X, i)
@@ -170,7 +171,7 @@ TARGET static void pack_transposed(factors kind, const float *x, size_t ld, size
 
 #include "math/packed_product.h"
 
-WAY(sd_packed_float_avx2, FLOATS, 1)
+WAY(sd_packed_float_avx2, FLOATS, NULL, 1)
 
 #else
 

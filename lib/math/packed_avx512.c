@@ -10,6 +10,7 @@
 typedef enum factors { FLOATS } factors;
 
 static inline size_t per_unit(factors kind) { return kind == FLOATS ? 1 : 0; }
+static inline size_t number_bytes(factors kind) { return kind == FLOATS ? sizeof(float) : 0; }
 
 #define WAY_NAME floats
 #define FACTORS __m512
@@ -35,7 +36,7 @@ TARGET static inline __m512i units_of_row(factors kind, const float *row, size_t
 }
 
 /* 16 units of one column each, of a row. */
-TARGET static inline __m512i units_of_columns(factors kind, const float *row, const float *next, __mmask16 exist) {
+TARGET static inline __m512i units_of_columns(factors kind, const void *row, const void *next, __mmask16 exist) {
     (void)kind;
     (void)next;
     return _mm512_castps_si512(_mm512_maskz_loadu_ps(exist, row));
@@ -44,7 +45,7 @@ TARGET static inline __m512i units_of_columns(factors kind, const float *row, co
 #include "math/packed_columns_avx512.h"
 #include "math/packed_product.h"
 
-WAY(sd_packed_float, FLOATS, 1)
+WAY(sd_packed_float, FLOATS, NULL, 1)
 
 #else
 

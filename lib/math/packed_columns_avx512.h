@@ -9,21 +9,21 @@
 #define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
 #define PANEL_ROWS 16
 
-/* k rows of X, ld apart, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
+/* k rows of X, ld apart, of numbers as kind has them, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
  * as memory likes it. Columns up to the end of the last panel become 0. */
-TARGET static inline __attribute__((always_inline)) void pack_columns(factors kind, const float *x, size_t ld, size_t k,
+TARGET static inline __attribute__((always_inline)) void pack_columns(factors kind, const void *x, size_t ld, size_t k,
                                                                       size_t columns, size_t width, unit *out) {
-    const size_t each = per_unit(kind), units = sd_size_ceil(k, each);
+    const size_t each = per_unit(kind), units = sd_size_ceil(k, each), bytes = number_bytes(kind);
     for (size_t u0 = 0; u0 < units; u0 += FETCHED_ROWS)
         for (size_t j = 0; j < columns; j += width)
             for (size_t u = u0; u < units && u < u0 + FETCHED_ROWS; u++) {
-                const float *row = x + u * each * ld + j;
-                const float *next = each == 2 && 2 * u + 1 < k ? row + ld : NULL;
+                const void *row = number_at(x, u * each * ld + j, bytes);
+                const void *next = each == 2 && 2 * u + 1 < k ? number_at(row, ld, bytes) : NULL;
                 unit *to = out + j * units + u * width;
                 for (size_t h = 0; h < width; h += 16) {
                     const size_t left = j + h < columns ? columns - j - h : 0;
-                    _mm512_store_si512(to + h, units_of_columns(kind, row + h, next == NULL ? NULL : next + h,
-                                                                first_of(left)));
+                    const void *next_here = next == NULL ? NULL : number_at(next, h, bytes);
+                    _mm512_store_si512(to + h, units_of_columns(kind, number_at(row, h, bytes), next_here, first_of(left)));
                 }
             }
 }

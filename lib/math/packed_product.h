@@ -4,6 +4,7 @@
  *   ROWS, PANEL_ROWS     of a tile; of a panel of A's rows where op(A) is transposed, a multiple of ROWS
  *   UNITS, UNITS_TRANSPOSED, A_BYTES, B_BYTES     of a slice, at most, and of its parts
  *   factors, per_unit    how numbers become units; how many neighbours along the inner dimension are in one
+ *   number_bytes         of a number in memory. Where it is not a float, only the rows that pack_columns takes are read
  *   LEFT_AS_IT_IS        1: rows of A are units as they lie in memory, 0: pack_rows
  *   pack_columns, pack_transposed, tile_of, stream_of
  *
@@ -40,7 +41,7 @@ typedef struct left_rows {
     bool panels; /* of PANEL_ROWS */
 } left_rows;
 
-INLINE left_rows take_rows(factors kind, bool ta, const float *a, size_t lda, size_t rows, size_t depth, size_t stride,
+INLINE left_rows take_rows(factors kind, bool ta, const void *a, size_t lda, size_t rows, size_t depth, size_t stride,
                            unit *packed) {
     if (ta) {
         pack_columns(kind, a, lda, depth, rows, PANEL_ROWS, packed);
@@ -48,7 +49,7 @@ INLINE left_rows take_rows(factors kind, bool ta, const float *a, size_t lda, si
     }
 #if LEFT_AS_IT_IS
     (void)stride;
-    return (left_rows){(const unit *)a, rows, lda, false};
+    return (left_rows){a, rows, lda, false};
 #else
     pack_rows(kind, a, lda, rows, depth, packed, stride);
     return (left_rows){packed, rows, stride, false};
@@ -72,28 +73,30 @@ INLINE void panels(factors kind, const left_rows *a, size_t units, const unit *b
     }
 }
 
-INLINE void product(factors kind, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
-                    const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
+INLINE void product(factors kind, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const void *a, size_t lda,
+                    const void *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
     unit *left = scratch, *right = left + A_BYTES / UNIT_BYTES;
     const slices cut = slices_of(kind, ta, m, k);
-    const size_t each = per_unit(kind);
+    const size_t each = per_unit(kind), bytes = number_bytes(kind);
     const size_t columns_at_once = even_part(n, B_BYTES / (UNIT_BYTES * cut.units * COLUMNS) * COLUMNS, COLUMNS);
 
     for (size_t l = 0; l < k; l += cut.units * each) {
         const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);
         for (size_t i = 0; i < m; i += cut.rows) {
-            const left_rows rows = take_rows(kind, ta, ta ? a + l * lda + i : a + i * lda + l, lda,
+            const left_rows rows = take_rows(kind, ta, number_at(a, ta ? l * lda + i : i * lda + l, bytes), lda,
                                              sd_size_min(cut.rows, m - i), depth, cut.units, left);
             for (size_t j = 0; j < n; j += columns_at_once) {
                 const size_t columns = sd_size_min(columns_at_once, n - j);
+                const void *from = number_at(b, tb ? j * ldb + l : l * ldb + j, bytes);
                 if (tb)
-                    pack_transposed(kind, b + j * ldb + l, ldb, depth, columns, right);
+                    pack_transposed(kind, from, ldb, depth, columns, right);
                 else
-                    pack_columns(kind, b + l * ldb + j, ldb, depth, columns, COLUMNS, right);
+                    pack_columns(kind, from, ldb, depth, columns, COLUMNS, right);
                 /* the next columns of B come in while these are multiplied */
                 const size_t done = j + columns, coming = sd_size_min(columns_at_once, n - done);
-                const ahead later = tb ? fetch_later(b + done * ldb + l, ldb, coming, depth)
-                                       : fetch_later(b + l * ldb + done, ldb, coming > 0 ? depth : 0, coming);
+                const void *next = number_at(b, tb ? done * ldb + l : l * ldb + done, bytes);
+                const ahead later = tb ? fetch_later(next, ldb * bytes, coming, depth * bytes)
+                                       : fetch_later(next, ldb * bytes, coming > 0 ? depth : 0, coming * bytes);
                 panels(kind, &rows, units, right, columns, alpha, l == 0 ? beta : 1.0f, c + i * ldc + j, ldc, later);
             }
         }
@@ -157,5 +160,5 @@ INLINE void multiply(factors kind, size_t m, size_t n, size_t k, const float *a,
     }
 }
 
-#define WAY(name, kind, numbers_of_unit)                                                                               \
-    PACKED_WAY(TARGET, name, kind, numbers_of_unit, UNIT_BYTES, SD_PACKED_SCRATCH, SD_PACKED_ROWS)
+#define WAY(name, kind, rounded, numbers_of_unit)                                                                      \
+    PACKED_WAY(TARGET, name, kind, rounded, numbers_of_unit, UNIT_BYTES, SD_PACKED_SCRATCH, SD_PACKED_ROWS)

@@ -44,26 +44,29 @@ static inline size_t even_part(size_t n, size_t most, size_t multiple) {
 
 /* Fetches a rectangle of a matrix into the second cache, some lines at each call. */
 typedef struct ahead {
-    const float *next; /* a line of the row at hand */
-    size_t ld, lines;  /* of a row */
-    size_t line, rows; /* rows: those left */
+    const char *next;   /* the row at hand */
+    size_t row, lines;  /* bytes from row to row; lines of a row */
+    size_t line, rows;  /* rows: those left */
 } ahead;
 
-static inline ahead fetch_later(const float *x, size_t ld, size_t rows, size_t columns) {
-    return (ahead){x, ld, sd_size_ceil(columns * sizeof *x, SD_ALIGNMENT), 0, rows};
+/* Rows of so many bytes, row_step bytes apart. */
+static inline ahead fetch_later(const void *x, size_t row_step, size_t rows, size_t bytes) {
+    return (ahead){x, row_step, sd_size_ceil(bytes, SD_ALIGNMENT), 0, rows};
 }
 
 static inline void fetch_some(ahead *a, size_t lines) {
-    const size_t step = SD_ALIGNMENT / sizeof *a->next;
     for (; lines > 0 && a->rows > 0; lines--) {
-        PREFETCH_LATER(a->next + a->line * step);
+        PREFETCH_LATER(a->next + a->line * SD_ALIGNMENT);
         if (++a->line == a->lines) {
             a->line = 0;
             a->rows--;
-            a->next += a->ld;
+            a->next += a->row;
         }
     }
 }
+
+/* Of numbers of so many bytes. */
+static inline const void *number_at(const void *x, size_t index, size_t bytes) { return (const char *)x + index * bytes; }
 
 /* Defines a way to multiply, an sd_packed, by the file's product, pack and multiply of a kind; attributes: those of its functions;
  * more arguments: the members of sd_packed after the functions. */
@@ -83,5 +86,13 @@ static inline void fetch_some(ahead *a, size_t lines) {
         multiply(kind, m, n, k, a, lda, packed, first_column, columns, c, ldc, finish, scratch);                       \
     }                                                                                                                  \
     const sd_packed name = {name##_product, name##_pack, name##_multiply, __VA_ARGS__};
+
+/* Before it, where numbers are rounded: name##_gradient, by the file's product of a kind that reads bfloat16. */
+#define PACKED_GRADIENT(attributes, name, kind)                                                                        \
+    attributes static void name##_gradient(size_t m, size_t n, size_t k, const uint16_t *a, size_t lda,                \
+                                           const uint16_t *b, size_t ldb, float beta, float *c, size_t ldc,            \
+                                           void *scratch) {                                                            \
+        product(kind, true, false, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc, scratch);                              \
+    }
 
 #endif

@@ -30,6 +30,22 @@ sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t
                         .strassen = true};
 }
 
+sd_product sd_linear_weight_bf16(const uint16_t *dy, const uint16_t *x, size_t x_step, size_t rows, size_t out, size_t in,
+                                 float *dweight) {
+    return (sd_product){.ta = true,
+                        .bf16 = true,
+                        .m = out,
+                        .n = in,
+                        .k = rows,
+                        .a = dy,
+                        .lda = out,
+                        .b = x,
+                        .ldb = x_step,
+                        .beta = 1.0f,
+                        .c = dweight,
+                        .ldc = in};
+}
+
 typedef struct product_work {
     const sd_gemm *gemms;
     sd_product products[SD_PRODUCTS_MAX]; /* the largest first */
@@ -76,7 +92,6 @@ static void product_task(void *argument, size_t index, size_t thread) {
     const sd_product *product = &work->products[p];
     size_t tiles = tiles_of(product), copy = (index - work->first_task[p]) / tiles;
     size_t tile = (index - work->first_task[p]) % tiles;
-    const float *a = product->a + copy * product->next_a, *b = product->b + copy * product->next_b;
     float *c = product->c + copy * product->next_c;
     size_t columns_of_tiles = pieces_of(columns_cut(product), product->tile_n);
     size_t row, rows, column, columns;
@@ -84,6 +99,15 @@ static void product_task(void *argument, size_t index, size_t thread) {
     piece_range(columns_cut(product), columns_of_tiles, tile % columns_of_tiles, &column, &columns);
     if (rows == 0 || columns == 0)
         return;
+    if (product->bf16) {
+        const uint16_t *a = product->a, *b = product->b;
+        sd_multiply_bf16(gemm, rows, columns, product->k, a + row, product->lda, b + column, product->ldb, product->beta,
+                         c + row * product->ldc + column, product->ldc);
+        return;
+    }
+    const float *a = product->a, *b = product->b;
+    a += copy * product->next_a;
+    b += copy * product->next_b;
     if (product->strassen) {
         gemm->strassen->gradient(product->m, product->n, product->k, a, product->lda, b, product->ldb, product->beta, c,
                                  product->ldc, row, rows, column, columns, gemm->scratch);

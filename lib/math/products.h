@@ -9,10 +9,11 @@
 typedef struct sd_product sd_product;
 struct sd_product {
     bool ta, tb;
+    bool bf16; /* A and B are bfloat16 in memory, which gemms must read: then ta, not tb, no copies and no finish */
     size_t m, n, k;
-    const float *a;
+    const void *a;
     size_t lda;
-    const float *b;
+    const void *b;
     size_t ldb;
     float beta;
     float *c;
@@ -33,6 +34,9 @@ sd_product sd_linear_forward(const float *x, size_t rows, size_t in, const float
 sd_product sd_linear_backward(const float *dy, size_t rows, size_t out, const float *weight, size_t in, float *dx);
 /* dW[out x in] += dY' X */
 sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t out, size_t in, float *dweight);
+/* The same of bfloat16; rows of x are x_step apart. */
+sd_product sd_linear_weight_bf16(const uint16_t *dy, const uint16_t *x, size_t x_step, size_t rows, size_t out, size_t in,
+                                 float *dweight);
 
 /* Runs all products, and extra(extra_data) as one more task if it is not NULL. gemms: what each thread multiplies with;
  * NULL: in fp32. The results do not depend on the number of threads: tiles do only where they are the same however products

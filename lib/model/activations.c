@@ -105,16 +105,25 @@ static sd_status measure_pass(sd_activations *a, const sd_image_group *shapes, s
 
 /* ---- layout -------------------------------------------------------------------------------- */
 
+static void *place_kept(arena *space, const sd_activations *a, size_t rows, size_t columns) {
+    size_t count;
+    if (!sd_size_mul(rows, columns, &count)) {
+        space->overflow = true;
+        return NULL;
+    }
+    return place(space, count, a->keeps_bf16 ? sizeof(uint16_t) : sizeof(float));
+}
+
 /* All but its input. */
-static void place_block(arena *space, const sd_geometry *g, size_t rows, sd_block_store *store) {
-    size_t d = g->dim;
+static void place_block(arena *space, const sd_activations *a, size_t rows, sd_block_store *store) {
+    size_t d = a->geometry.dim;
     store->mean1 = place_floats(space, rows, 1);
     store->rstd1 = place_floats(space, rows, 1);
-    store->qkv = place_floats(space, rows, 3 * d);
+    store->kept_qkv = place_kept(space, a, rows, 3 * d);
     store->middle = place_floats(space, rows, d);
     store->mean2 = place_floats(space, rows, 1);
     store->rstd2 = place_floats(space, rows, 1);
-    store->hidden = place_floats(space, rows, g->hidden_in);
+    store->kept_hidden = place_kept(space, a, rows, a->geometry.hidden_in);
 }
 
 /* probabilities: the sum of all images' padded tokens. */
@@ -201,14 +210,14 @@ static void place_all(sd_activations *a, arena *space) {
         float *inputs = place_floats(space, g->depth, input_floats);
         size_t whole = class_only ? g->depth - 1 : g->depth; /* blocks of all tokens */
         if (a->recomputed >= whole && whole > 0)
-            place_block(space, g, t, &shared);
+            place_block(space, a, t, &shared);
         for (size_t block = g->depth; block-- > 0;) {
             sd_block_store *store = a->blocks != NULL ? &a->blocks[block] : &discard;
             if (block >= whole) {
                 store->mean1 = place_floats(space, t, 1);
                 store->rstd1 = place_floats(space, t, 1);
             } else if (block >= a->recomputed) {
-                place_block(space, g, t, store);
+                place_block(space, a, t, store);
                 if (block + 1 == whole)
                     shared = *store;
             } else {
@@ -221,9 +230,9 @@ static void place_all(sd_activations *a, arena *space) {
             a->blocks[g->depth].x = out;
         sd_layer_work *layer = &a->layer;
         layer->dx = place_floats(space, t, d);
-        layer->dattention = place_floats(space, t, d);
-        layer->gelu = place_floats(space, t, g->hidden);
-        layer->dmlp = place_floats(space, t, d);
+        layer->dattention = place_kept(space, a, t, d);
+        layer->gelu = place_kept(space, a, t, g->hidden);
+        layer->dmlp = place_kept(space, a, t, d);
         layer->normal1 = drops ? place_floats(space, t, d) : NULL;
         layer->normal2 = drops ? place_floats(space, t, d) : NULL;
         layer->dqkv = g->qk_norm ? place_floats(space, t, 3 * d) : NULL;
@@ -271,11 +280,16 @@ static void place_all(sd_activations *a, arena *space) {
         work->attention = place_floats(space, sd_attention_work(&gemm, a->max_tokens, d / g->heads), 1);
         work->patches = place_floats(space, r, g->patch_values);
         work->qkv_norm = g->qk_norm ? place_floats(space, a->max_tokens, 3 * d) : NULL;
+        work->qkv = a->keeps_bf16 ? place_floats(space, r, 3 * d) : NULL;
+        work->hidden = a->keeps_bf16 ? place_floats(space, r, g->hidden_in) : NULL;
+        sd_block_store *inference = &work->inference;
         if (!training)
-            place_block(space, g, r, &work->inference);
-        work->inference.attention = work->heads;
+            place_block(space, a, r, inference);
+        inference->qkv = inference->kept_qkv;
+        inference->hidden = inference->kept_hidden;
+        inference->attention = work->heads;
         if (in_place)
-            work->gelu = work->inference.hidden;
+            work->gelu = inference->hidden;
     }
 }
 
@@ -308,6 +322,9 @@ static sd_status plan(sd_activations *a, const sd_model_config *model, const sd_
     a->all_tokens = config->all_tokens != 0 || a->geometry.qk_norm;
     a->max_patches = config->max_patches;
     a->threads = threads;
+    /* norms of queries and keys read what is kept, too */
+    const sd_gemm gemm = sd_gemm_of(a->precision, NULL);
+    a->keeps_bf16 = mode != SD_ACTIVATIONS_INFERENCE && !a->geometry.qk_norm && sd_gemm_reads_bf16(&gemm);
     status = measure_pass(a, shapes, count);
     if (status != SD_OK)
         return status;
@@ -394,8 +411,8 @@ sd_layer_rows sd_layer_rows_of(const sd_activations *a, size_t block) {
     const sd_block_store *store = &a->blocks[block];
     return (sd_layer_rows){.normal1 = layer->normal1 != NULL ? layer->normal1 : store->x,
                            .normal2 = layer->normal2 != NULL ? layer->normal2 : store->middle,
-                           .dqkv = layer->dqkv != NULL ? layer->dqkv : store->qkv,
-                           .dhidden = store->hidden,
+                           .dqkv = layer->dqkv != NULL ? layer->dqkv : store->kept_qkv,
+                           .dhidden = store->kept_hidden,
                            .attention = a->blocks[block + 1].x}; /* the input of a block whose backward pass is over */
 }
 
@@ -410,17 +427,20 @@ sd_block_store sd_chunk_store(const sd_activations *a, size_t block, const sd_ch
     size_t row1 = a->branches[2 * block].row_before[chunk->first];
     size_t row2 = a->branches[2 * block + 1].row_before[chunk->first];
     bool class_only = !a->all_tokens && block + 1 == g->depth;
+    const sd_thread_work *work = &a->thread_work[thread];
     sd_block_store store = a->blocks[block];
     store.x += row * d;
-    store.attention = a->thread_work[thread].heads;
+    store.attention = work->heads;
     store.mean1 += row1;
     store.rstd1 += row1;
     if (!class_only) {
-        store.qkv += row1 * 3 * d;
+        store.kept_qkv = sd_kept_at(a, store.kept_qkv, row1 * 3 * d);
+        store.qkv = sd_kept_floats(a, store.kept_qkv, work->qkv);
         store.middle += row * d;
         store.mean2 += row2;
         store.rstd2 += row2;
-        store.hidden += row2 * g->hidden_in;
+        store.kept_hidden = sd_kept_at(a, store.kept_hidden, row2 * g->hidden_in);
+        store.hidden = sd_kept_floats(a, store.kept_hidden, work->hidden);
     }
     return store;
 }

@@ -133,9 +133,11 @@ static void recompute_task(void *argument, size_t index, size_t thread) {
         return;
     const sd_chunk *chunk = &a->chunks[index];
     sd_block_store store = sd_chunk_store(a, job->block, chunk, thread);
-    store.attention = sd_layer_rows_of(a, job->block).attention +
-                      a->branches[2 * job->block].row_before[chunk->first] * a->geometry.dim;
+    const size_t *row_before = a->branches[2 * job->block].row_before;
+    float *kept = sd_layer_rows_of(a, job->block).attention + row_before[chunk->first] * a->geometry.dim;
+    store.attention = sd_kept_floats(a, kept, store.attention);
     sd_block_forward(job->model, a, job->block, chunk, &store, NULL, &a->thread_work[thread]);
+    sd_keep_rows(a, store.attention, row_before[chunk->last] - row_before[chunk->first], kept);
 }
 
 static void chunk_task(void *argument, size_t index, size_t thread) {
@@ -190,6 +192,13 @@ static void reduce_partials(void *argument) {
                                    sums[i].to);
 }
 
+/* dW += dY' X of what was kept; x_step: from row to row of X. */
+static sd_product weight_product(const sd_activations *a, const void *dy, const void *x, size_t x_step, size_t rows, size_t out,
+                                 size_t in, float *dweight) {
+    return a->keeps_bf16 ? sd_linear_weight_bf16(dy, x, x_step, rows, out, in, dweight)
+                         : sd_linear_weight(dy, x, rows, out, in, dweight);
+}
+
 static sd_status block_backward(backward_work *job, const sd_product *more, size_t more_count) {
     sd_activations *a = job->a;
     const sd_geometry *g = &a->geometry;
@@ -218,11 +227,12 @@ static sd_status block_backward(backward_work *job, const sd_product *more, size
     for (size_t i = 0; i < more_count; i++)
         products[count++] = more[i];
     if (!job->class_only) { /* else they are among `more` */
-        products[count++] = sd_linear_weight(layer->dmlp, layer->gelu, rows2, d, f, dfc2);
+        const size_t step = 2 * d; /* of bfloat16 in the place of floats */
+        products[count++] = weight_product(a, layer->dmlp, layer->gelu, f, rows2, d, f, dfc2);
         products[count++] =
-            sd_linear_weight(rows.dhidden, rows.normal2, rows2, g->hidden_in, d, block + l->fc1_weight);
-        products[count++] = sd_linear_weight(rows.dqkv, rows.normal1, rows1, 3 * d, d, block + l->qkv_weight);
-        products[count++] = sd_linear_weight(layer->dattention, rows.attention, rows1, d, d, dproj);
+            weight_product(a, rows.dhidden, rows.normal2, step, rows2, g->hidden_in, d, block + l->fc1_weight);
+        products[count++] = weight_product(a, rows.dqkv, rows.normal1, step, rows1, 3 * d, d, block + l->qkv_weight);
+        products[count++] = weight_product(a, layer->dattention, rows.attention, step, rows1, d, d, dproj);
     }
     if (job->block == 0) {
         products[count] = sd_linear_weight(layer->dx, layer->patches, a->rows, d, g->patch_values,

@@ -43,16 +43,18 @@ SD_API sd_status sd_model_attention(const sd_model *model, const sd_activations 
     SD_REQUIRE(sd_branch_keeps(branch, image), SD_ERR_STATE,
                "stochastic depth dropped the attention of image %zu in block %d", image, block);
     const sd_geometry *g = &a->geometry;
-    size_t tokens = sd_image_tokens(a, image);
+    size_t tokens = sd_image_tokens(a, image), kept_count = tokens * 3 * g->dim;
     size_t floats = sd_attention_work(&a->gemms[0], tokens, g->dim / g->heads);
-    float *work = SD_NEW_ARRAY(a->context, float, floats + sd_gemm_scratch(a->precision) / sizeof(float));
+    const size_t scratch = sd_gemm_scratch(a->precision) / sizeof(float);
+    float *work = SD_NEW_ARRAY(a->context, float, floats + scratch + (a->keeps_bf16 ? kept_count : 0));
     if (work == NULL)
         return SD_ERR_MEMORY;
     sd_gemm gemm = a->gemms[0]; /* but others may look at the same activations */
     gemm.scratch = work + floats;
-    const float *qkv = sd_normalized_qkv(model, a, (size_t)block, image,
-                                         a->blocks[block].qkv + branch->row_before[image] * 3 * g->dim,
-                                         &a->thread_work[0]);
+    void *kept = sd_kept_at(a, a->blocks[block].kept_qkv, branch->row_before[image] * 3 * g->dim);
+    float *projected = sd_kept_floats(a, kept, work + floats + scratch);
+    sd_recall(a, kept, kept_count, projected);
+    const float *qkv = sd_normalized_qkv(model, a, (size_t)block, image, projected, &a->thread_work[0]);
     for (size_t head = 0; head < g->heads; head++)
         sd_attention_probabilities(a->kernels, &gemm, qkv, tokens, g->dim, g->heads, head,
                                    attention + head * tokens * tokens, work);

@@ -103,35 +103,39 @@ typedef struct sd_branch {
     float scale[SD_GROUPS_MAX]; /* of the images of each group that are kept: 1 / share that is kept */
 } sd_branch;
 
-/* What a block keeps for its backward pass. Rows: T. */
+/* What a block keeps for its backward pass. Rows: T. Kept numbers (kept.c): floats, or bfloat16 if a->keeps_bf16. */
 typedef struct sd_block_store {
     float *x;             /* T x D, the block's input */
     float *mean1, *rstd1; /* T */
-    float *qkv;           /* T x 3D */
+    void *kept_qkv;       /* T x 3D kept numbers */
     float *middle;        /* T x D, after the attention branch */
     float *mean2, *rstd2; /* T */
-    float *hidden;        /* T x F_in, before GELU or SwiGLU */
-    float *attention;     /* T x D, heads side by side, before the projection: not kept, computed again in the backward pass */
+    void *kept_hidden;    /* T x F_in kept numbers, before GELU or SwiGLU */
+    /* of a chunk, where they are computed (sd_chunk_store): */
+    float *qkv, *hidden;  /* in the place of kept floats, or memory of the thread */
+    float *attention;     /* T x D, heads side by side, before the projection: computed again in the backward pass */
 } sd_block_store;
 
 /* What one block's backward leaves for the weight gradients. Rows: T. */
 typedef struct sd_layer_work {
     float *dx;         /* T x D: gradient of the residual stream, updated in place from block to block */
-    float *dattention; /* T x D: gradient at the projection's output */
-    float *gelu;       /* T x F */
-    float *dmlp;       /* T x D: gradient at fc2's output */
     float *patches;    /* T x C p p */
+    /* kept numbers: */
+    void *dattention;  /* T x D: gradient at the projection's output */
+    void *gelu;        /* T x F */
+    void *dmlp;        /* T x D: gradient at fc2's output */
     /* where they cannot take the place of what the block stored (sd_layer_rows_of), else NULL: */
     float *normal1, *normal2; /* T x D, if paths may be dropped: then they have fewer rows than what they come from */
     float *dqkv;              /* T x 3D, if queries and keys have norms, whose gradient reads both */
 } sd_layer_work;
 
-/* Likewise, of the block at hand, in buffers that are free by then. */
+/* Likewise, of the block at hand, in buffers that are free by then. All are kept numbers. Those that take the place of a row of
+ * floats begin where it began, whatever their size: other rows there may not be free yet. */
 typedef struct sd_layer_rows {
-    float *normal1, *normal2; /* T x D: outputs of the norms */
-    float *dqkv;              /* T x 3D */
-    float *dhidden;           /* T x F_in */
-    float *attention;         /* T x D: what attention gave, computed again */
+    float *normal1, *normal2; /* T x D: outputs of the norms; rows of floats */
+    void *dqkv;               /* T x 3D */
+    void *dhidden;            /* T x F_in */
+    float *attention;         /* T x D: what attention gave, computed again; rows of floats */
 } sd_layer_rows;
 
 /* LayerScale, y = gamma * (W a + b), of one block's backward. With g = dL/dy: the products take diag(gamma) W as weight
@@ -179,6 +183,7 @@ typedef struct sd_thread_work {
     float *attention; /* sd_attention_work */
     float *patches;   /* R x C p p */
     float *qkv_norm;  /* tokens of one image x 3D: queries and keys after their norm */
+    float *qkv, *hidden; /* R x 3D, R x F_in, of which bfloat16 is kept; else NULL */
     sd_block_store inference; /* buffers of one chunk but x, when nothing is stored */
 } sd_thread_work;
 
@@ -192,6 +197,7 @@ struct sd_activations {
     const sd_kernels *kernels;
     int32_t precision;
     bool allows_strassen; /* sd_products */
+    bool keeps_bf16;      /* what only products read is kept rounded (kept.c) */
     sd_gemm *gemms;   /* one for each thread */
 
     size_t group_count;
@@ -290,6 +296,15 @@ sd_status sd_activations_bytes(const sd_model_config *model, const sd_image_grou
 void sd_drop_paths(sd_activations *a, const sd_forward_options *options);
 
 sd_layer_rows sd_layer_rows_of(const sd_activations *a, size_t block);
+
+/* kept.c: the place of a kept number; where the floats are computed that will be kept there: in place, or in `work`; keeping them
+ * (nothing happens in place), also as rows of D numbers, each in the place of a row of floats; and what was kept as floats x,
+ * which is sd_kept_floats of it. */
+void *sd_kept_at(const sd_activations *a, void *kept, size_t index);
+float *sd_kept_floats(const sd_activations *a, void *kept, float *work);
+void sd_keep(const sd_activations *a, const float *x, size_t count, void *kept);
+void sd_keep_rows(const sd_activations *a, const float *x, size_t rows, float *kept);
+void sd_recall(const sd_activations *a, const void *kept, size_t count, float *x);
 
 /* The buffers of block `block` for the rows of a chunk: pointers are moved to the chunk's first row (compact row of its
  * branch). */

@@ -106,6 +106,43 @@ static void test_rounding(void **state) {
     bf16_take(NULL);
 }
 
+/* Numbers of all exponents and both signs that lie in memory as bfloat16, about ties and at the ends of the range; counts that
+ * are no multiple of a vector. */
+static void check_rounding_in_memory(const sd_gemm *gemm, int32_t precision, const char *way) {
+    enum { UPPER = 0x10000, LOWER = 6 };
+    const uint32_t lower[LOWER] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff};
+    (void)precision;
+    if (!sd_gemm_reads_bf16(gemm))
+        return;
+    float *x = malloc(UPPER * sizeof *x), *wide = malloc((UPPER + 1) * sizeof *wide);
+    uint16_t *y = malloc((UPPER + 1) * sizeof *y);
+    assert_true(x != NULL && wide != NULL && y != NULL);
+    for (size_t l = 0; l < LOWER; l++) {
+        const size_t count = UPPER - 5 * l;
+        for (uint32_t i = 0; i < UPPER; i++)
+            x[i] = of_bits(i << 16 | lower[l]);
+        y[count] = 0x1234;
+        wide[count] = 1.5f;
+        sd_bf16_round(gemm, x, count, y);
+        sd_bf16_widen(gemm, y, count, wide);
+        assert_true(y[count] == 0x1234 && wide[count] == 1.5f);
+        for (size_t i = 0; i < count; i++) {
+            const float expected = (float)rounded((double)x[i]);
+            assert_true(of_bits((uint32_t)y[i] << 16) == wide[i] || isnan(x[i]));
+            if (isnan(x[i]) ? !isnan(wide[i]) : !(wide[i] == expected) || signbit(wide[i]) != signbit(x[i]))
+                fail_msg("%s: %a becomes %a instead of %a", way, (double)x[i], (double)wide[i], (double)expected);
+        }
+    }
+    free(x);
+    free(wide);
+    free(y);
+}
+
+static void test_rounding_in_memory(void **state) {
+    (void)state;
+    each_gemm(check_rounding_in_memory);
+}
+
 /* ---- products ------------------------------------------------------------------------------ */
 
 static double *copy_in(int32_t precision, const float *x, size_t count) {
@@ -171,6 +208,44 @@ static void check_products(const sd_gemm *gemm, int32_t precision, const char *w
 static void test_products(void **state) {
     (void)state;
     each_gemm(check_products);
+}
+
+/* Numbers that lie in memory as bfloat16: to the last bit the product of the same numbers as floats. */
+static void check_gradient(const sd_gemm *gemm, const char *way, size_t m, size_t n, size_t k, float beta) {
+    const size_t lda = m + 5, ldb = n + 1, ldc = n + 2;
+    float *a = random_floats(k * lda, 1), *b = random_floats(k * ldb, 2);
+    float *c = random_floats(m * ldc, 3), *expected = random_floats(m * ldc, 3);
+    uint16_t *ra = malloc(k * lda * sizeof *ra), *rb = malloc(k * ldb * sizeof *rb);
+    assert_true(ra != NULL && rb != NULL);
+    sd_bf16_round(gemm, a, k * lda, ra);
+    sd_bf16_round(gemm, b, k * ldb, rb);
+    sd_multiply(gemm, true, false, m, n, k, 1.0f, a, lda, b, ldb, beta, expected, ldc);
+    sd_multiply_bf16(gemm, m, n, k, ra, lda, rb, ldb, beta, c, ldc);
+    for (size_t i = 0; i < m * ldc; i++)
+        if (memcmp(&c[i], &expected[i], sizeof *c) != 0)
+            fail_msg("%s, %zu x %zu x %zu: (%zu, %zu) is %.9g instead of %.9g", way, m, n, k, i / ldc, i % ldc, (double)c[i],
+                     (double)expected[i]);
+    free(a);
+    free(b);
+    free(c);
+    free(expected);
+    free(ra);
+    free(rb);
+}
+
+static void check_gradients(const sd_gemm *gemm, int32_t precision, const char *way) {
+    const size_t shapes[][3] = {{1, 1, 1},    {8, 32, 2},   {7, 31, 3},     {16, 64, 32},  {15, 47, 31},   {17, 16, 33},
+                                {70, 65, 64}, {33, 100, 513}, {97, 101, 97}, {90, 500, 40}, {430, 170, 390}, {5, 7, 0}};
+    /* floats are never read rounded, and what multiplies with a library's products reads floats alone */
+    assert_int_equal(sd_gemm_reads_bf16(gemm), precision == SD_PRECISION_BF16 && strcmp(way, "onednn") != 0);
+    for (size_t s = 0; sd_gemm_reads_bf16(gemm) && s < sizeof shapes / sizeof *shapes; s++)
+        for (int more = 0; more < 2; more++)
+            check_gradient(gemm, way, shapes[s][0], shapes[s][1], shapes[s][2], (float)more);
+}
+
+static void test_gradients_of_bf16(void **state) {
+    (void)state;
+    each_gemm(check_gradients);
 }
 
 /* No inner dimension: beta C. */
@@ -588,7 +663,9 @@ static void test_tiles_given(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rounding),   cmocka_unit_test(test_products), cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_rounding),   cmocka_unit_test(test_products), cmocka_unit_test(test_rounding_in_memory),
+        cmocka_unit_test(test_gradients_of_bf16),
+        cmocka_unit_test(test_empty),
         cmocka_unit_test(test_not_finite), cmocka_unit_test(test_parts),    
         cmocka_unit_test(test_factors),    cmocka_unit_test(test_rows),     cmocka_unit_test(test_threads),
         cmocka_unit_test(test_tiles_given),

@@ -84,6 +84,12 @@ static void test_gelu(void **state) {
             memcpy(over, h, sizeof over);
             sets[k]->gelu_backward(over, d, 1, 250, 250, over, again, sum_over);
             assert_memory_equal(over, down, sizeof over);
+            float both[250];
+            memcpy(over, h, sizeof over);
+            memcpy(both, d, sizeof both);
+            sets[k]->gelu_backward(over, both, 1, 250, 250, over, both, sum_over); /* g in that of d */
+            assert_memory_equal(over, down, sizeof over);
+            assert_memory_equal(both, again, sizeof both);
             sets[k]->gelu_backward(h, d, 1, 250, 250, d, NULL, sum_over); /* and in that of d */
             assert_memory_equal(d, down, sizeof d);
             for (size_t i = 0; i < 250; i++) {
@@ -102,6 +108,35 @@ static void test_gelu(void **state) {
         assert_true(worst_near < 6.0);
         assert_true(worst_far < 6e-6);
         assert_true(worst_slope < 4e-7);
+    }
+}
+
+/* Gates: both results in the place of what they come from, as anywhere else. */
+static void test_swiglu(void **state) {
+    (void)state;
+    enum { N = 50, PLACES = 2 * N };
+    for (size_t k = 0; k < set_count; k++) {
+        float h[PLACES], d[N], bias[PLACES] = {0}, g[N], again[N], dh[PLACES], over[PLACES], both[N];
+        float sum[PLACES] = {0}, sum_over[PLACES] = {0}, alone[PLACES];
+        for (size_t i = 0; i < PLACES; i++)
+            h[i] = (float)(4.0 * sin(0.7 * (double)i));
+        for (size_t i = 0; i < N; i++)
+            d[i] = (float)cos(0.9 * (double)i);
+        sets[k]->bias_swiglu(h, 1, N, bias, g);
+        sets[k]->swiglu_backward(h, d, N, 1, N, dh, again, sum);
+        memcpy(over, h, sizeof over);
+        memcpy(both, d, sizeof both);
+        sets[k]->swiglu_backward(over, both, N, 1, N, over, both, sum_over);
+        assert_memory_equal(over, dh, sizeof dh);
+        assert_memory_equal(both, again, sizeof again);
+        sets[k]->swiglu_backward(h, d, N, 1, N, alone, NULL, sum_over);
+        for (size_t i = 0; i < N; i++) {
+            const double a = (double)h[i], b = (double)h[N + i], s = 1.0 / (1.0 + exp(-a)), up = (double)d[i];
+            assert_true(fabs((double)g[i] - a * s * b) <= 2e-6 && fabs((double)again[i] - (double)g[i]) <= 2e-6);
+            assert_true(fabs((double)dh[i] - up * b * s * (1.0 + a * (1.0 - s))) <= 4e-6);
+            assert_true(fabs((double)dh[N + i] - up * a * s) <= 2e-6);
+            assert_true(fabs((double)alone[i] - (double)dh[i]) <= 1e-6 && sum[i] == dh[i]);
+        }
     }
 }
 
@@ -352,6 +387,7 @@ static void test_logit_pieces(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_logit_pieces),
         cmocka_unit_test(test_exp),     cmocka_unit_test(test_gelu),       cmocka_unit_test(test_layer_norm),
         cmocka_unit_test(test_softmax), cmocka_unit_test(test_softmax_rows), cmocka_unit_test(test_softmax_masked),
