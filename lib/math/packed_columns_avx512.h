@@ -9,8 +9,8 @@
 #define B_BYTES (SD_PACKED_SCRATCH - A_BYTES)
 #define PANEL_ROWS 16
 
-/* k rows of X, ld apart, of numbers as kind has them, `columns` of each: panels of `width` (16 or 32) columns, each [units][width]. Read row by row,
- * as memory likes it. Columns up to the end of the last panel become 0. */
+/* k rows of X, ld apart, of numbers as kind has them, `columns` of each: panels of `width` (16 or 32) columns, each
+ * [units][width]. Read row by row, as memory likes it. Columns up to the end of the last panel become 0. */
 TARGET static inline __attribute__((always_inline)) void pack_columns(factors kind, const void *x, size_t ld, size_t k,
                                                                       size_t columns, size_t width, unit *out) {
     const size_t each = per_unit(kind), units = sd_size_ceil(k, each), bytes = number_bytes(kind);

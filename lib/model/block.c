@@ -155,8 +155,58 @@ static void recall_rows(const sd_activations *a, const void *kept, size_t row, s
     sd_recall(a, sd_kept_at(a, (void *)kept, row * n), rows * n, x + row * n);
 }
 
-/* The MLP's activation function goes over so many rows at once: all, or what is kept is rounded while it is in the first cache. */
+/* Rows of a chunk that are left for the gradients of weights: where they are kept, and where their floats are computed. */
+typedef struct left_rows {
+    void *kept;
+    float *x;
+} left_rows;
+
+static left_rows left_at(const sd_activations *a, void *kept, size_t index, float *work) {
+    void *place = sd_kept_at(a, kept, index);
+    return (left_rows){place, sd_kept_floats(a, place, work)};
+}
+
+/* Of D numbers each, which begin where rows of floats began. */
+static left_rows left_in_place(const sd_activations *a, float *kept, float *work) {
+    return (left_rows){kept, sd_kept_floats(a, kept, work)};
+}
+
+/* ---- the MLP's activation function ----------------------------------------------------------- */
+
+/* It goes over all rows at once, or what is kept of some is rounded while it is in the first cache. */
 static size_t rows_at_once(const sd_activations *a, size_t rows) { return a->keeps_bf16 ? 2 : rows; }
+
+/* From the product to what is kept of it, and to work->gelu. */
+static void activation_forward(const sd_activations *a, const sd_block_store *store, size_t rows, const float *bias,
+                               const sd_thread_work *work) {
+    const size_t f = a->geometry.hidden, in = a->geometry.hidden_in, step = rows_at_once(a, rows);
+    for (size_t row = 0; row < rows; row += step) {
+        const size_t here = sd_size_min(step, rows - row);
+        float *hidden = store->hidden + row * in, *gelu = work->gelu + row * f;
+        if (a->geometry.swiglu)
+            a->kernels->bias_swiglu(hidden, here, f, bias, gelu);
+        else
+            a->kernels->bias_gelu(hidden, here, f, f, bias, gelu, f);
+        keep_rows(a, store->hidden, row, here, in, store->kept_hidden);
+    }
+}
+
+/* From what was kept and the gradient in work->gelu. */
+static void activation_backward(const sd_activations *a, const sd_block_store *store, size_t rows, const left_rows *dhidden,
+                                const left_rows *gelu, float *dbias, const sd_thread_work *work) {
+    const size_t f = a->geometry.hidden, in = a->geometry.hidden_in, step = rows_at_once(a, rows);
+    for (size_t row = 0; row < rows; row += step) {
+        const size_t here = sd_size_min(step, rows - row);
+        const float *hidden = store->hidden + row * in, *dgelu = work->gelu + row * f;
+        recall_rows(a, store->kept_hidden, row, here, in, store->hidden);
+        if (a->geometry.swiglu)
+            a->kernels->swiglu_backward(hidden, dgelu, f, here, f, dhidden->x + row * in, gelu->x + row * f, dbias);
+        else
+            a->kernels->gelu_backward(hidden, dgelu, here, f, f, dhidden->x + row * in, gelu->x + row * f, dbias);
+        keep_rows(a, gelu->x, row, here, f, gelu->kept);
+        keep_rows(a, dhidden->x, row, here, in, dhidden->kept);
+    }
+}
 
 /* ---- the block ------------------------------------------------------------------------------ */
 
@@ -164,7 +214,7 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
                       const sd_block_store *store, float *out, sd_thread_work *work) {
     const sd_layout *l = &model->layout;
     const sd_branch *attention = &a->branches[2 * block], *mlp = attention + 1;
-    size_t d = a->geometry.dim, f = a->geometry.hidden, in = a->geometry.hidden_in;
+    size_t d = a->geometry.dim;
     size_t rows1 = branch_rows(attention, chunk), rows2 = branch_rows(mlp, chunk);
     size_t compact = attention->row_before[chunk->first];
     sd_branch_norm(a, attention, chunk, store->x, SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), work->normal,
@@ -192,17 +242,13 @@ void sd_block_forward(const sd_model *model, const sd_activations *a, size_t blo
         const bool in_place = work->gelu == store->hidden;
         const sd_bias_finish bias = {a->kernels, SD_PARAMETER(fc1_bias), in_place ? work->gelu : NULL};
         const sd_finish finish = sd_finish_bias(&bias);
-        sd_multiply_rows(work->gemm, rows2, work->normal, &a->weights.fc1, store->hidden, in_place || out == NULL ? &finish : NULL);
-        const size_t step = rows_at_once(a, rows2);
-        for (size_t row = 0; row < rows2; row += step) {
-            const size_t rows = sd_size_min(step, rows2 - row);
-            float *hidden = store->hidden + row * in, *gelu = work->gelu + row * f;
-            if (out != NULL && a->geometry.swiglu)
-                a->kernels->bias_swiglu(hidden, rows, f, SD_PARAMETER(fc1_bias), gelu);
-            else if (out != NULL && !in_place)
-                a->kernels->bias_gelu(hidden, rows, f, f, SD_PARAMETER(fc1_bias), gelu, f);
-            keep_rows(a, store->hidden, row, rows, in, store->kept_hidden);
-        }
+        const bool bias_alone = out == NULL;
+        sd_multiply_rows(work->gemm, rows2, work->normal, &a->weights.fc1, store->hidden,
+                         in_place || bias_alone ? &finish : NULL);
+        if (bias_alone)
+            keep_rows(a, store->hidden, 0, rows2, a->geometry.hidden_in, store->kept_hidden);
+        else if (!in_place)
+            activation_forward(a, store, rows2, SD_PARAMETER(fc1_bias), work);
     }
     if (out == NULL)
         return;
@@ -222,68 +268,56 @@ void sd_block_backward(const sd_model *model, const sd_activations *a, size_t bl
     sd_partial_layout p = sd_partials_of(&a->geometry);
     sd_block_store store = sd_chunk_store(a, block, chunk, thread);
     float *dx = layer->dx + a->image_row[chunk->first] * d;
-    /* what is left for the gradients of weights, and where its floats are computed: those of rows of D one after the other */
     const sd_layer_rows left = sd_layer_rows_of(a, block);
-    void *kept_dmlp = sd_kept_at(a, layer->dmlp, compact2 * d), *kept_gelu = sd_kept_at(a, layer->gelu, compact2 * f);
-    void *kept_dattention = sd_kept_at(a, layer->dattention, compact1 * d);
-    void *kept_dhidden = sd_kept_at(a, left.dhidden, compact2 * in), *kept_dqkv = sd_kept_at(a, left.dqkv, compact1 * 3 * d);
-    float *kept_normal1 = left.normal1 + compact1 * d, *kept_normal2 = left.normal2 + compact2 * d;
-    float *kept_attention = left.attention + compact1 * d;
-    float *dmlp = sd_kept_floats(a, kept_dmlp, work->normal), *gelu = sd_kept_floats(a, kept_gelu, work->gelu);
-    float *dhidden = sd_kept_floats(a, kept_dhidden, work->hidden), *normal2 = sd_kept_floats(a, kept_normal2, work->normal);
-    float *dattention = sd_kept_floats(a, kept_dattention, work->normal), *dqkv = sd_kept_floats(a, kept_dqkv, work->qkv);
-    float *heads = sd_kept_floats(a, kept_attention, work->heads), *normal1 = sd_kept_floats(a, kept_normal1, work->normal);
+    /* those of D numbers use the same memory of the thread one after the other */
+    const left_rows dmlp = left_at(a, layer->dmlp, compact2 * d, work->normal);
+    const left_rows gelu = left_at(a, layer->gelu, compact2 * f, work->gelu);
+    const left_rows dhidden = left_at(a, left.dhidden, compact2 * in, work->hidden);
+    const left_rows normal2 = left_in_place(a, left.normal2 + compact2 * d, work->normal);
+    const left_rows dattention = left_at(a, layer->dattention, compact1 * d, work->normal);
+    const left_rows heads = left_in_place(a, left.attention + compact1 * d, work->heads);
+    const left_rows dqkv = left_at(a, left.dqkv, compact1 * 3 * d, work->qkv);
+    const left_rows normal1 = left_in_place(a, left.normal1 + compact1 * d, work->normal);
     const bool recomputed = block < a->recomputed; /* then attention's output is there already */
 
-    branch_gather(a, mlp, chunk, dx, dmlp);
+    branch_gather(a, mlp, chunk, dx, dmlp.x);
     if (rows2 > 0) {
-        sd_keep(a, dmlp, rows2 * d, kept_dmlp);
-        a->kernels->column_sum(dmlp, rows2, d, d, partial + p.fc2_bias);
-        sd_multiply_rows(work->gemm, rows2, dmlp, &a->weights_back.fc2, work->gelu, NULL);
-        const size_t step = rows_at_once(a, rows2);
-        for (size_t row = 0; row < rows2; row += step) {
-            const size_t rows = sd_size_min(step, rows2 - row);
-            const float *hidden = store.hidden + row * in, *dgelu = work->gelu + row * f;
-            recall_rows(a, store.kept_hidden, row, rows, in, store.hidden);
-            if (a->geometry.swiglu)
-                a->kernels->swiglu_backward(hidden, dgelu, f, rows, f, dhidden + row * in, gelu + row * f, partial + p.fc1_bias);
-            else
-                a->kernels->gelu_backward(hidden, dgelu, rows, f, f, dhidden + row * in, gelu + row * f, partial + p.fc1_bias);
-            keep_rows(a, gelu, row, rows, f, kept_gelu);
-            keep_rows(a, dhidden, row, rows, in, kept_dhidden);
-        }
-        sd_multiply_rows(work->gemm, rows2, dhidden, &a->weights_back.fc1, work->branch, NULL);
+        sd_keep(a, dmlp.x, rows2 * d, dmlp.kept);
+        a->kernels->column_sum(dmlp.x, rows2, d, d, partial + p.fc2_bias);
+        sd_multiply_rows(work->gemm, rows2, dmlp.x, &a->weights_back.fc2, work->gelu, NULL);
+        activation_backward(a, &store, rows2, &dhidden, &gelu, partial + p.fc1_bias, work);
+        sd_multiply_rows(work->gemm, rows2, dhidden.x, &a->weights_back.fc1, work->branch, NULL);
     }
     sd_branch_norm_backward(a, mlp, chunk, work->branch, store.middle, store.mean2, store.rstd2,
                          SD_PARAMETER(norm2_weight), SD_PARAMETER(norm2_bias), dx, partial + p.norm2_weight,
-                         partial + p.norm2_bias, normal2);
-    sd_keep_rows(a, normal2, rows2, kept_normal2);
+                         partial + p.norm2_bias, normal2.x);
+    sd_keep_rows(a, normal2.x, rows2, normal2.kept);
 
-    branch_gather(a, attention, chunk, dx, dattention);
+    branch_gather(a, attention, chunk, dx, dattention.x);
     if (rows1 > 0) {
-        sd_keep(a, dattention, rows1 * d, kept_dattention);
-        a->kernels->column_sum(dattention, rows1, d, d, partial + p.proj_bias);
-        sd_multiply_rows(work->gemm, rows1, dattention, &a->weights_back.proj, work->branch, NULL);
+        sd_keep(a, dattention.x, rows1 * d, dattention.kept);
+        a->kernels->column_sum(dattention.x, rows1, d, d, partial + p.proj_bias);
+        sd_multiply_rows(work->gemm, rows1, dattention.x, &a->weights_back.proj, work->branch, NULL);
         for (size_t s = chunk->first; s < chunk->last; s++)
             if (sd_branch_keeps(attention, s)) {
                 size_t row = attention->row_before[s] - compact1;
                 recall_rows(a, store.kept_qkv, row, sd_image_tokens(a, s), 3 * d, store.qkv);
                 const float *qkv = sd_normalized_qkv(model, a, block, s, store.qkv + row * 3 * d, work);
                 sd_attention_backward(a->kernels, work->gemm, qkv, work->branch + row * d, sd_image_tokens(a, s), d,
-                                      a->geometry.heads, dqkv + row * 3 * d, recomputed ? NULL : heads + row * d,
+                                      a->geometry.heads, dqkv.x + row * 3 * d, recomputed ? NULL : heads.x + row * d,
                                       work->attention);
                 if (a->geometry.qk_norm)
-                    qk_norm_backward(model, a, block, s, store.qkv + row * 3 * d, dqkv + row * 3 * d, work,
+                    qk_norm_backward(model, a, block, s, store.qkv + row * 3 * d, dqkv.x + row * 3 * d, work,
                                      partial + p.qk_norm);
-                keep_rows(a, dqkv, row, sd_image_tokens(a, s), 3 * d, kept_dqkv);
+                keep_rows(a, dqkv.x, row, sd_image_tokens(a, s), 3 * d, dqkv.kept);
             }
         if (!recomputed)
-            sd_keep_rows(a, heads, rows1, kept_attention);
-        a->kernels->column_sum(dqkv, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
-        sd_multiply_rows(work->gemm, rows1, dqkv, &a->weights_back.qkv, work->branch, NULL);
+            sd_keep_rows(a, heads.x, rows1, heads.kept);
+        a->kernels->column_sum(dqkv.x, rows1, 3 * d, 3 * d, partial + p.qkv_bias);
+        sd_multiply_rows(work->gemm, rows1, dqkv.x, &a->weights_back.qkv, work->branch, NULL);
     }
     sd_branch_norm_backward(a, attention, chunk, work->branch, store.x, store.mean1, store.rstd1,
                          SD_PARAMETER(norm1_weight), SD_PARAMETER(norm1_bias), dx, partial + p.norm1_weight,
-                         partial + p.norm1_bias, normal1);
-    sd_keep_rows(a, normal1, rows1, kept_normal1);
+                         partial + p.norm1_bias, normal1.x);
+    sd_keep_rows(a, normal1.x, rows1, normal1.kept);
 }

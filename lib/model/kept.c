@@ -1,5 +1,6 @@
-/* What a pass keeps for products alone. They may round their factors to bfloat16: then what is kept is rounded beforehand, and takes
- * half of the memory. It is computed as floats all the same, in working memory of the thread; else in its place. */
+/* What a pass keeps for products alone, and the hidden numbers of the MLP. Products may round their factors to bfloat16: then what
+ * is kept is rounded beforehand, and takes half of the memory. It is computed as floats all the same, in memory of the thread;
+ * else where it is kept. */
 #include "model/model.h"
 
 void *sd_kept_at(const sd_activations *a, void *kept, size_t index) {
