@@ -32,18 +32,13 @@ sd_product sd_linear_weight(const float *dy, const float *x, size_t rows, size_t
 
 sd_product sd_linear_weight_bf16(const uint16_t *dy, const uint16_t *x, size_t x_step, size_t rows, size_t out, size_t in,
                                  float *dweight) {
-    return (sd_product){.ta = true,
-                        .bf16 = true,
-                        .m = out,
-                        .n = in,
-                        .k = rows,
-                        .a = dy,
-                        .lda = out,
-                        .b = x,
-                        .ldb = x_step,
-                        .beta = 1.0f,
-                        .c = dweight,
-                        .ldc = in};
+    sd_product product = sd_linear_weight(NULL, NULL, rows, out, in, dweight);
+    product.bf16 = true;
+    product.a = dy;
+    product.b = x;
+    product.ldb = x_step;
+    product.strassen = false;
+    return product;
 }
 
 typedef struct product_work {
