@@ -104,7 +104,7 @@ typedef struct sd_pretrainer_config {
     double eps_sq_end, coeff_end;
 
     /* with SD_ACTIVATIONS_SPEED: blocks, from the first, of which only the input is stored (sd_activations_config): 0 to the
-     * model's depth, or SD_RECOMPUTED_BLOCKS_AUTO (default): of a model of 12 blocks or more, as many, but not more than a third,
+     * model's depth, or SD_RECOMPUTED_BLOCKS_AUTO (default): of a model of 12 blocks or more, as many, but not more than a half,
      * as make up for a quarter of what parameters, gradients, moments and teacher take: the fewer images a step has, the more
      * blocks. sd_pretrainer_memory tells what a number of them saves. The results are the same */
     int32_t recomputed_blocks;

@@ -69,7 +69,7 @@ static sd_status choose_recomputed_blocks(const sd_pretrainer_config *config, co
     }
     const size_t block = bytes[0] - bytes[1];
     const size_t quarter = sd_geometry_parameters(&geometry) * parameter_copies(config) * sizeof(float) / 4;
-    student->recomputed_blocks = (int32_t)sd_size_min((quarter + block / 2) / block, geometry.depth / 3);
+    student->recomputed_blocks = (int32_t)sd_size_min((quarter + block / 2) / block, geometry.depth / 2);
     return SD_OK;
 }
 

@@ -363,8 +363,8 @@ static void test_recomputed_by_default(void **state) {
     const struct {
         size_t batch, micro;
         int32_t depth, blocks;
-    } cases[] = {{1, 0, 12, 4},  {4, 0, 12, 4},  {5, 0, 12, 3},  {8, 0, 12, 2},  {16, 0, 12, 1},
-                 {32, 0, 12, 0}, {32, 8, 12, 2}, {4, 0, 24, 6},  {2, 0, 24, 8},  {4, 0, 11, 0}};
+    } cases[] = {{1, 0, 12, 6},  {4, 0, 12, 4},  {5, 0, 12, 3},  {8, 0, 12, 2},  {16, 0, 12, 1},
+                 {32, 0, 12, 0}, {32, 8, 12, 2}, {4, 0, 24, 6},  {2, 0, 24, 12},  {4, 0, 11, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         c.batch_size = cases[i].batch;
         c.micro_batch = cases[i].micro;
@@ -394,6 +394,8 @@ static void test_memory_in_bf16(void **state) {
     const size_t bf16 = memory_of(c, 12, 0);
     assert_true(fp32 - bf16 > 340 * mib && fp32 - bf16 < 410 * mib);
     assert_true(memory_of(c, 12, SD_RECOMPUTED_BLOCKS_AUTO) == memory_of(c, 12, 3));
+    c.batch_size = 4;
+    assert_true(memory_of(c, 12, SD_RECOMPUTED_BLOCKS_AUTO) == memory_of(c, 12, 6));
     bf16_take(NULL);
 }
 
