@@ -26,12 +26,13 @@ _Static_assert(PANEL_ROWS % ROWS == 0, "a tile lies in one panel");
 
 /* How a product is cut. It must depend on k and ta alone that sums are the same however C is cut. */
 typedef struct slices {
-    size_t units, rows; /* at once; rows: of A */
+    size_t units, rows, columns; /* at once; rows: of A, columns: of B */
 } slices;
 
-static slices slices_of(factors kind, bool ta, size_t m, size_t k) {
+static slices slices_of(factors kind, bool ta, size_t m, size_t n, size_t k) {
     const size_t units = even_part(sd_size_ceil(k, per_unit(kind)), ta ? UNITS_TRANSPOSED : UNITS, 16);
-    return (slices){units, even_part(m, A_BYTES / (UNIT_BYTES * units * PANEL_ROWS) * PANEL_ROWS, PANEL_ROWS)};
+    return (slices){units, even_part(m, A_BYTES / (UNIT_BYTES * units * PANEL_ROWS) * PANEL_ROWS, PANEL_ROWS),
+                    even_part(n, B_BYTES / (UNIT_BYTES * units * COLUMNS) * COLUMNS, COLUMNS)};
 }
 
 /* The rows of A that are multiplied: packed, or floats as they are. */
@@ -59,8 +60,7 @@ INLINE left_rows take_rows(factors kind, bool ta, const void *a, size_t lda, siz
 /* C = alpha A B + beta C for a slice of A and panels of B; meanwhile the lines of `later` are fetched. */
 INLINE void panels(factors kind, const left_rows *a, size_t units, const unit *b, size_t columns, float alpha, float beta,
                    float *c, size_t ldc, ahead later) {
-    const size_t share = sd_size_ceil(later.lines * later.rows,
-                                      sd_size_ceil(columns, COLUMNS) * sd_size_ceil(a->count, ROWS));
+    const size_t share = sd_size_ceil(lines_of(&later), sd_size_ceil(columns, COLUMNS) * sd_size_ceil(a->count, ROWS));
     for (size_t j = 0; j < columns; j += COLUMNS) {
         for (size_t i = 0; i < a->count; i += ROWS) {
             const size_t rows = sd_size_min(ROWS, a->count - i);
@@ -73,30 +73,48 @@ INLINE void panels(factors kind, const left_rows *a, size_t units, const unit *b
     }
 }
 
+/* Of some rows, while columns of a slice are multiplied: the columns that follow, from `done` on. While the last ones are, of a
+ * gradient of weights (op(A) transposed), whose factors are long and come from memory: the rows that follow, or the next slice. */
+INLINE ahead needed_next(factors kind, bool ta, bool tb, const slices *cut, size_t m, size_t n, size_t k, const void *a,
+                         size_t lda, const void *b, size_t ldb, size_t l, size_t i, size_t done) {
+    const size_t bytes = number_bytes(kind), slice = cut->units * per_unit(kind), depth = sd_size_min(slice, k - l);
+    ahead later = {{0}, {0}};
+    if (done < n) {
+        const size_t columns = sd_size_min(cut->columns, n - done);
+        const void *next = number_at(b, tb ? done * ldb + l : l * ldb + done, bytes);
+        later.first = tb ? fetch_later(next, ldb * bytes, columns, depth * bytes)
+                         : fetch_later(next, ldb * bytes, depth, columns * bytes);
+    } else if (ta && i + cut->rows < m) {
+        const size_t next = i + cut->rows, rows = sd_size_min(cut->rows, m - next);
+        later.first = fetch_later(number_at(a, l * lda + next, bytes), lda * bytes, depth, rows * bytes);
+    } else if (ta && !tb && l + depth < k) {
+        const size_t next = l + depth, rows = sd_size_min(cut->rows, m), columns = sd_size_min(cut->columns, n);
+        const size_t next_depth = sd_size_min(slice, k - next);
+        later.first = fetch_later(number_at(a, next * lda, bytes), lda * bytes, next_depth, rows * bytes);
+        later.second = fetch_later(number_at(b, next * ldb, bytes), ldb * bytes, next_depth, columns * bytes);
+    }
+    return later;
+}
+
 INLINE void product(factors kind, bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const void *a, size_t lda,
                     const void *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch) {
     unit *left = scratch, *right = left + A_BYTES / UNIT_BYTES;
-    const slices cut = slices_of(kind, ta, m, k);
+    const slices cut = slices_of(kind, ta, m, n, k);
     const size_t each = per_unit(kind), bytes = number_bytes(kind);
-    const size_t columns_at_once = even_part(n, B_BYTES / (UNIT_BYTES * cut.units * COLUMNS) * COLUMNS, COLUMNS);
 
     for (size_t l = 0; l < k; l += cut.units * each) {
         const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);
         for (size_t i = 0; i < m; i += cut.rows) {
             const left_rows rows = take_rows(kind, ta, number_at(a, ta ? l * lda + i : i * lda + l, bytes), lda,
                                              sd_size_min(cut.rows, m - i), depth, cut.units, left);
-            for (size_t j = 0; j < n; j += columns_at_once) {
-                const size_t columns = sd_size_min(columns_at_once, n - j);
+            for (size_t j = 0; j < n; j += cut.columns) {
+                const size_t columns = sd_size_min(cut.columns, n - j);
                 const void *from = number_at(b, tb ? j * ldb + l : l * ldb + j, bytes);
                 if (tb)
                     pack_transposed(kind, from, ldb, depth, columns, right);
                 else
                     pack_columns(kind, from, ldb, depth, columns, COLUMNS, right);
-                /* the next columns of B come in while these are multiplied */
-                const size_t done = j + columns, coming = sd_size_min(columns_at_once, n - done);
-                const void *next = number_at(b, tb ? done * ldb + l : l * ldb + done, bytes);
-                const ahead later = tb ? fetch_later(next, ldb * bytes, coming, depth * bytes)
-                                       : fetch_later(next, ldb * bytes, coming > 0 ? depth : 0, coming * bytes);
+                const ahead later = needed_next(kind, ta, tb, &cut, m, n, k, a, lda, b, ldb, l, i, j + columns);
                 panels(kind, &rows, units, right, columns, alpha, l == 0 ? beta : 1.0f, c + i * ldc + j, ldc, later);
             }
         }
@@ -113,7 +131,7 @@ static size_t panel_place(factors kind, size_t n, size_t l, size_t units, size_t
 
 INLINE void pack(factors kind, bool tb, size_t n, size_t k, const float *b, size_t ldb, size_t first_panel, size_t count,
                  void *packed) {
-    const slices cut = slices_of(kind, false, 1, k);
+    const slices cut = slices_of(kind, false, 1, n, k);
     const size_t each = per_unit(kind), first = first_panel * COLUMNS, columns = sd_size_min(count * COLUMNS, n - first);
     for (size_t l = 0; l < k; l += cut.units * each) {
         const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);
@@ -140,7 +158,7 @@ INLINE void stream_panel(factors kind, const left_rows *a, size_t units, const u
 
 INLINE void multiply(factors kind, size_t m, size_t n, size_t k, const float *a, size_t lda, const void *packed, size_t first,
                      size_t columns, float *c, size_t ldc, const sd_finish *finish, void *scratch) {
-    const slices cut = slices_of(kind, false, m, k);
+    const slices cut = slices_of(kind, false, m, n, k);
     const size_t each = per_unit(kind);
     for (size_t l = 0; l < k; l += cut.units * each) {
         const size_t depth = sd_size_min(cut.units * each, k - l), units = sd_size_ceil(depth, each);

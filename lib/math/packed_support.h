@@ -42,25 +42,38 @@ static inline size_t even_part(size_t n, size_t most, size_t multiple) {
     return sd_size_ceil(sd_size_ceil(n, parts), multiple) * multiple;
 }
 
-/* Fetches a rectangle of a matrix into the second cache, some lines at each call. */
+/* Fetches rectangles of matrices into the second cache, one after the other, some lines at each call. */
+typedef struct rectangle {
+    const char *next;  /* the row at hand */
+    size_t row, lines; /* bytes from row to row; lines of a row */
+    size_t line, rows; /* rows: those left */
+} rectangle;
+
 typedef struct ahead {
-    const char *next;   /* the row at hand */
-    size_t row, lines;  /* bytes from row to row; lines of a row */
-    size_t line, rows;  /* rows: those left */
+    rectangle first, second;
 } ahead;
 
 /* Rows of so many bytes, row_step bytes apart. */
-static inline ahead fetch_later(const void *x, size_t row_step, size_t rows, size_t bytes) {
-    return (ahead){x, row_step, sd_size_ceil(bytes, SD_ALIGNMENT), 0, rows};
+static inline rectangle fetch_later(const void *x, size_t row_step, size_t rows, size_t bytes) {
+    return (rectangle){x, row_step, sd_size_ceil(bytes, SD_ALIGNMENT), 0, rows};
 }
 
+static inline size_t lines_of(const ahead *a) { return a->first.lines * a->first.rows + a->second.lines * a->second.rows; }
+
 static inline void fetch_some(ahead *a, size_t lines) {
-    for (; lines > 0 && a->rows > 0; lines--) {
-        PREFETCH_LATER(a->next + a->line * SD_ALIGNMENT);
-        if (++a->line == a->lines) {
-            a->line = 0;
-            a->rows--;
-            a->next += a->row;
+    for (; lines > 0; lines--) {
+        if (a->first.rows == 0) {
+            a->first = a->second;
+            a->second.rows = 0;
+            if (a->first.rows == 0)
+                return;
+        }
+        rectangle *r = &a->first;
+        PREFETCH_LATER(r->next + r->line * SD_ALIGNMENT);
+        if (++r->line == r->lines) {
+            r->line = 0;
+            r->rows--;
+            r->next += r->row;
         }
     }
 }
