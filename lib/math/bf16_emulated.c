@@ -91,4 +91,4 @@ static void widen_numbers(const uint16_t *x, size_t count, float *y) { widen_pie
 static const sd_packed_rounded rounded_numbers = {gradient, round_numbers, widen_numbers};
 
 const sd_packed sd_packed_bf16_emulated = {
-    .product = product, .rounded = &rounded_numbers, .scratch = SD_PACKED_SCRATCH, .rows = SD_PACKED_ROWS};
+    .product = product, .rounded = &rounded_numbers, .scratch = SD_PACKED_SCRATCH, .rows = SD_PACKED_ROWS_FAST};

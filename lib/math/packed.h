@@ -7,14 +7,17 @@
 #include "base/system.h"
 #include "math/math.h"
 
+/* sd_gemm_rows; fewer where products are fast and the cache small beside them: in bf16, and by AMX. */
+#define SD_PACKED_ROWS ((size_t)400)
+#define SD_PACKED_ROWS_FAST ((size_t)200)
+#define SD_PACKED_SCRATCH ((size_t)448 * 1024) /* of all ways but */
+#define SD_TILES_SCRATCH ((size_t)1664 * 1024) /* those by AMX */
+
 /* C = alpha op(A) op(B) + beta C as sd_sgemm, k > 0. One thread; scratch: as the way wants it, SD_ALIGNMENT-aligned.
  * The result does not depend on how C is cut into products of multiples of 16 rows and columns.
  *
  * In bf16 each factor becomes the nearest bfloat16, ties to even; subnormal numbers become 0, too large ones infinity, NaN
  * stays NaN. */
-#define SD_PACKED_ROWS ((size_t)400)           /* sd_gemm_rows of all ways but those by AMX */
-#define SD_PACKED_SCRATCH ((size_t)448 * 1024) /* of all ways but */
-#define SD_TILES_SCRATCH ((size_t)1664 * 1024) /* those by AMX */
 typedef void sd_packed_product(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
                                const float *b, size_t ldb, float beta, float *c, size_t ldc, void *scratch);
 

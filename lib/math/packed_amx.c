@@ -30,7 +30,6 @@
 
 /* Of a slice, at most, of one part (of three: half of them); and of its rows and columns that are packed at once. */
 #define STEPS ((size_t)24)
-#define CHUNK_ROWS ((size_t)200) /* see sd_gemm_rows: chunks of 400 take 4% more of a step in bf16 */
 #define A_BYTES ((size_t)1280 * 1024)
 #define B_BYTES (SD_TILES_SCRATCH - A_BYTES)
 
@@ -401,7 +400,7 @@ TILES static void bf16_gradient(size_t m, size_t n, size_t k, const uint16_t *a,
 static const sd_packed_rounded rounded = {bf16_gradient, sd_packed_round, sd_packed_widen};
 
 #define WAY(name, parts, rounded)                                                                                           \
-    PACKED_WAY(TILES, name, parts, rounded, STEP, (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH, CHUNK_ROWS)
+    PACKED_WAY(TILES, name, parts, rounded, STEP, (parts) * SIDE * sizeof(unit), SD_TILES_SCRATCH, SD_PACKED_ROWS_FAST)
 
 WAY(sd_packed_float_tiles, 3, NULL)
 WAY(sd_packed_bf16_tiles, 1, &rounded)

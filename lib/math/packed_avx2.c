@@ -11,6 +11,7 @@
 #define ROWS 6
 #define PANEL_ROWS 24
 #define LEFT_AS_IT_IS 1
+#define CHUNK_ROWS SD_PACKED_ROWS
 
 #define UNITS ((size_t)384)
 #define UNITS_TRANSPOSED ((size_t)128)

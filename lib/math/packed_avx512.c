@@ -6,6 +6,7 @@
 #include "math/packed_avx512.h"
 
 #define LEFT_AS_IT_IS 1
+#define CHUNK_ROWS SD_PACKED_ROWS
 
 typedef enum factors { FLOATS } factors;
 

@@ -12,6 +12,7 @@
 #include "math/packed_avx512.h"
 
 #define LEFT_AS_IT_IS 0
+#define CHUNK_ROWS SD_PACKED_ROWS_FAST
 
 /* rounded: in memory they are bfloat16. */
 typedef struct factors {

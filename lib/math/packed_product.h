@@ -5,6 +5,7 @@
  *   UNITS, UNITS_TRANSPOSED, A_BYTES, B_BYTES     of a slice, at most, and of its parts
  *   factors, per_unit    how numbers become units; how many neighbours along the inner dimension are in one
  *   number_bytes         of a number in memory. Where it is not a float, only the rows that pack_columns takes are read
+ *   CHUNK_ROWS           see sd_gemm_rows
  *   LEFT_AS_IT_IS        1: rows of A are units as they lie in memory, 0: pack_rows
  *   pack_columns, pack_transposed, tile_of, stream_of
  *
@@ -179,4 +180,4 @@ INLINE void multiply(factors kind, size_t m, size_t n, size_t k, const float *a,
 }
 
 #define WAY(name, kind, rounded, numbers_of_unit)                                                                      \
-    PACKED_WAY(TARGET, name, kind, rounded, numbers_of_unit, UNIT_BYTES, SD_PACKED_SCRATCH, SD_PACKED_ROWS)
+    PACKED_WAY(TARGET, name, kind, rounded, numbers_of_unit, UNIT_BYTES, SD_PACKED_SCRATCH, CHUNK_ROWS)
