@@ -222,7 +222,7 @@ SD_API sd_status sd_precision_check(int32_t precision);
 typedef enum sd_products {
     SD_PRODUCTS_PLAIN = 0, /* each number as the sum that defines it */
     /* seven products in place of eight (Strassen, 1969; once, not recursively), where that was measured to be faster: on AMD's
-     * CPUs with AVX-512, where a training step takes about 8% less time. Elsewhere it has no effect. Rounding errors are then
+     * CPUs with AVX-512, where a training step takes 5 to 8% less time. Elsewhere it has no effect. Rounding errors are then
      * bounded by the largest numbers of a matrix rather than by those of a row and a column: for numbers of one size about 1.6
      * times those of plain sums, 1e-6 to 4e-6 of the largest of a tensor; where parts of a matrix differ by 100 times in size, the
      * small part is that much less exact (docs/performance.md has figures). A gradient that would be 0 can be such an error. The
