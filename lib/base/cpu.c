@@ -142,8 +142,8 @@ sd_fp32_level sd_fp32_detect(void) {
 #endif
 }
 
-/* Measured: a step of ViT-S takes 8% less time on Zen 4, 5% on Zen 5. On Granite Rapids it takes as long as with plain sums and that of a small
- * network longer, so that there is nothing to pay digits for. */
+/* Measured: a step of ViT-S takes 8% less time on Zen 4, 5% on Zen 5. On Granite Rapids it takes as long as with plain sums and
+ * that of a small network longer, so that there is nothing to pay digits for. */
 bool sd_cpu_prefers_strassen(void) { return runs_on_amd() || wished(getenv("SIMDINO_FP32"), "fma"); }
 
 const char *sd_fp32_level_name(sd_fp32_level level) {
