@@ -25,7 +25,7 @@ _Static_assert(UNITS * UNIT_BYTES * COLUMNS <= B_BYTES && UNITS * UNIT_BYTES * P
                "a panel of each fits into the scratch");
 _Static_assert(PANEL_ROWS % ROWS == 0, "a tile lies in one panel");
 
-/* How a product is cut. It must depend on k and ta alone that sums are the same however C is cut. */
+/* How a product is cut. Units must depend on k and ta alone, so that sums are the same however C is cut. */
 typedef struct slices {
     size_t units, rows, columns; /* at once; rows: of A, columns: of B */
 } slices;

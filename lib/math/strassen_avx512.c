@@ -288,7 +288,8 @@ TARGET static void multiply(size_t m, size_t n, size_t k, const float *a, size_t
                     left_rows from[2] = {left[0].all, left[1].all};
                     for (size_t r = 0; r < rows; r += ROWS, next += share) {
                         if (r + ROWS <= lower_rows)
-                            tile_of_rows(units, from, ROWS, b, to, r * ldc + j, ldc, next, share * UNITS_OF_FETCH / (count * units));
+                            tile_of_rows(units, from, ROWS, b, to, r * ldc + j, ldc, next,
+                                         share * UNITS_OF_FETCH / (count * units));
                         else
                             last_tile(&formulas[p], units, last, rows - r, lower_rows < rows, b, to, r * ldc + j, ldc);
                         from[0].a += ROWS * from[0].stride;
@@ -347,7 +348,8 @@ static inline void fetch_sum(lines_ahead *lines, const quadrant_sum *s, size_t c
 
 /* Where tile number `index` of a product with so many units begins, and how far its lines are apart. */
 static inline const char *fetch_of_tile(const lines_ahead *lines, size_t units, size_t index, size_t *step) {
-    const size_t rows = units / UNITS_OF_FETCH, tiles = rows == 0 ? 1 : sd_size_ceil(lines->rows, rows); /* for a column of lines */
+    const size_t rows = units / UNITS_OF_FETCH;
+    const size_t tiles = rows == 0 ? 1 : sd_size_ceil(lines->rows, rows); /* for a column of lines */
     size_t column = index / tiles, i = 0;
     while (i < lines->count && column >= lines->parts[i].columns)
         column -= lines->parts[i++].columns;
