@@ -6,6 +6,8 @@
 
 #include <cmocka.h>
 
+#include "small_runs.h"
+
 #include <simdino/simdino.h>
 
 #include <math.h>
@@ -29,16 +31,6 @@ static int make_images(void **state) {
         images[i] = (sd_image){.pixels = pixels[i], .width = sizes[i][0], .height = sizes[i][1], .channels = 3};
     }
     return 0;
-}
-
-static sd_context *make_context(int32_t threads) {
-    sd_context_config config;
-    sd_context *context = NULL;
-    sd_context_config_init(&config);
-    config.threads = threads;
-    config.blas_threads = SD_BLAS_THREADS_ONE;
-    assert_int_equal(sd_context_create(&config, &context), SD_OK);
-    return context;
 }
 
 static sd_model *make_model(sd_context *context) {
@@ -145,7 +137,7 @@ static void check_kind(const sd_model *model, sd_context *context, int32_t kind,
 
 static void test_pooled(void **state) {
     (void)state;
-    sd_context *context = make_context(2);
+    sd_context *context = small_context(2, NULL);
     sd_model *model = make_model(context);
     for (int32_t batch = 1; batch <= 64; batch *= 8) {
         check_kind(model, context, SD_EMBED_CLASS, 1, batch);
@@ -160,7 +152,7 @@ static void test_pooled(void **state) {
 
 static void test_tokens(void **state) {
     (void)state;
-    sd_context *context = make_context(2);
+    sd_context *context = small_context(2, NULL);
     sd_model *model = make_model(context);
     for (int32_t norm = 0; norm < 2; norm++) {
         sd_embed_config config;
@@ -209,7 +201,7 @@ static void test_tokens(void **state) {
 /* An image of 13 x 10 pixels padded to 16 x 12: the same as a larger image whose border has the mean colour. */
 static void test_padding(void **state) {
     (void)state;
-    sd_context *context = make_context(1);
+    sd_context *context = small_context(1, NULL);
     sd_model *model = make_model(context);
     static float small[10][13][3], large[12][16][3];
     sd_embed_config config;

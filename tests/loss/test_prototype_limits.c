@@ -15,15 +15,7 @@
 
 #include <cmocka.h>
 
-static float *random_floats(size_t count, uint64_t seed) {
-    float *x = calloc(count + 1, sizeof *x);
-    assert_non_null(x);
-    sd_random random;
-    sd_random_init(&random, seed, 0, 0);
-    for (size_t i = 0; i < count; i++)
-        x[i] = (float)sd_random_normal(&random);
-    return x;
-}
+#include "random_floats.h"
 
 static void refused(sd_status status, sd_status expected, const char *word) {
     assert_int_equal(status, expected);

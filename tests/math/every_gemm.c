@@ -45,16 +45,6 @@ double rounded(double x) {
     return fabs(result) >= ldexp(1.0, 128) ? copysign((double)INFINITY, x) : result;
 }
 
-float *random_floats(size_t count, uint64_t seed) {
-    float *x = malloc(count * sizeof *x);
-    assert_non_null(x);
-    sd_random random;
-    sd_random_init(&random, seed, 0, 0);
-    for (size_t i = 0; i < count; i++)
-        x[i] = (float)sd_random_normal(&random);
-    return x;
-}
-
 double *copy_in(int32_t precision, const float *x, size_t count) {
     double *copy = malloc(count * sizeof *copy);
     assert_non_null(copy);

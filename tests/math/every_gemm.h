@@ -3,6 +3,7 @@
 #define EVERY_GEMM_H
 
 #include "math/math.h"
+#include "random_floats.h"
 
 /* Calls check with each way to multiply; way is its name. */
 typedef void gemm_check(const sd_gemm *gemm, int32_t precision, const char *way);
@@ -16,7 +17,5 @@ void drop_gemm(sd_gemm *gemm);
 double rounded(double x);
 /* What a product in that precision reads of x. To be freed. */
 double *copy_in(int32_t precision, const float *x, size_t count);
-/* Normal numbers. To be freed. */
-float *random_floats(size_t count, uint64_t seed);
 
 #endif

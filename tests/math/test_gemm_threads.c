@@ -7,6 +7,7 @@
 
 #include "every_gemm.h"
 #include "math/products.h"
+#include "small_runs.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@ static const shared_shape shared[] = {{false, true, 200, 30, 64, 1},   {true, fa
                                       {false, false, 1, 1000, 384, 1}, {false, true, 70, 200, 385, 1}};
 enum { SHARED = sizeof shared / sizeof *shared };
 
-/* |actual - exact| <= (k + 2) 2 u (sum |a b| + |c|), as in check_product. Row by row, so that memory is read in order. */
+/* |actual - exact| <= (k + 2) 2 u (sum |a b| + |c|), as check_product in test_gemm.c. Row by row, so that memory is read in order. */
 static void check_shared(const shared_shape *s, int32_t precision, const char *way, const float *a, const float *b,
                          const float *before, const float *c) {
     double *ra = copy_in(precision, a, s->m * s->k), *rb = copy_in(precision, b, s->n * s->k);
@@ -50,16 +51,6 @@ static void check_shared(const shared_shape *s, int32_t precision, const char *w
     free(sums);
 }
 
-static sd_context *context_of(int32_t threads) {
-    sd_context_config config;
-    sd_context *context = NULL;
-    sd_context_config_init(&config);
-    config.threads = threads;
-    config.blas_threads = SD_BLAS_THREADS_ONE;
-    assert_int_equal(sd_context_create(&config, &context), SD_OK);
-    return context;
-}
-
 /* With any number of threads the same bits, and right. */
 static void check_threads(const sd_gemm *gemm, int32_t precision, const char *way) {
     (void)gemm;
@@ -74,7 +65,7 @@ static void check_threads(const sd_gemm *gemm, int32_t precision, const char *wa
         assert_true(c[i] != NULL && reference[i] != NULL);
     }
     for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
-        sd_context *context = context_of(threads[t]);
+        sd_context *context = small_context(threads[t], NULL);
         sd_gemm gemms[8];
         sd_product products[SHARED];
         assert_int_equal(sd_threads(context), threads[t]);
@@ -137,7 +128,7 @@ static void check_tiles_given(const sd_gemm *gemm, int32_t precision, const char
     enum { K = 70, THREADS = 4 };
     (void)gemm;
     float *a = random_floats(TALL * K, 1), *b = random_floats(NARROW * K, 2), *c = malloc(TALL * NARROW * sizeof *c);
-    sd_context *context = context_of(THREADS);
+    sd_context *context = small_context(THREADS, NULL);
     sd_gemm gemms[THREADS];
     assert_non_null(c);
     for (size_t i = 0; i < THREADS; i++)
